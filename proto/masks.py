@@ -1,0 +1,105 @@
+"""Binary masks as COCO run lengths (RLE): runs of 0 and 1 in turn, column by column, starting with 0.
+
+`counts` is pycocotools' compressed form; Kaggle's submissions wrap the same bytes in zlib and base64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Encodes a mask.
+
+    Args:
+      mask: bool or integer [H, W]; anything but 0 is inside.
+
+    Returns:
+      COCO's compressed counts.
+    """
+    return coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8))["counts"]
+
+
+def decode_mask(counts: bytes, *, height: int, width: int) -> np.ndarray:
+    """Decodes a mask: bool[height, width].
+
+    Raises:
+      ValueError: the runs do not add up to height * width.
+    """
+    runs = _parse_counts(counts)
+    if runs.sum() != height * width or (runs < 0).any():
+        raise ValueError(f"mask runs cover {int(runs.sum())} px, not {height} x {width}")
+    values = np.zeros(len(runs), dtype=bool)
+    values[1::2] = True
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def encode_mask_in_fov(mask: np.ndarray, *, x_min: int, y_min: int, fov_height: int, fov_width: int) -> bytes:
+    """Encodes a crop's mask as the mask of the whole FOV, without drawing the FOV.
+
+    Args:
+      mask: bool or integer [h, w], the crop at column `x_min` and row `y_min` of the FOV.
+      x_min: left edge of the crop in the FOV, px.
+      y_min: upper edge of the crop in the FOV, px.
+      fov_height: height of the FOV, px.
+      fov_width: width of the FOV, px.
+
+    Returns:
+      COCO's compressed counts for size [fov_height, fov_width].
+    """
+    height, width = mask.shape
+    # A zero above and below every column makes each run start and end inside its padded column.
+    padded = np.zeros((width, height + 2), dtype=bool)
+    padded[:, 1:-1] = (mask != 0).T
+    flat = padded.ravel()
+    # Positions at which the value changes: start, stop, start, stop, ...
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), height + 2)
+    edges = (column + x_min) * fov_height + row + y_min
+    starts, stops = edges[::2], edges[1::2]
+    if len(starts) and height == fov_height:
+        # Runs that touch the lower edge of one column and the upper edge of the next are one run.
+        joined = starts[1:] == stops[:-1]
+        starts = starts[np.concatenate(([True], ~joined))]
+        stops = stops[np.concatenate((~joined, [True]))]
+    bounds = np.stack((starts, stops), axis=1).ravel()
+    runs = np.diff(np.concatenate(([0], bounds, [fov_height * fov_width])))
+    # COCO leaves a last run of 0 pixels out.
+    if len(runs) > 1 and runs[-1] == 0:
+        runs = runs[:-1]
+    rle = coco_mask.frPyObjects({"counts": runs.tolist(), "size": [fov_height, fov_width]}, fov_height, fov_width)
+    return rle["counts"]
+
+
+def _parse_counts(counts: bytes) -> np.ndarray:
+    """Reads COCO's compressed counts into runs: int64[n].
+
+    Format (pycocotools, maskApi.c): each run is a signed number in 5-bit groups, low first, 48 added to a character; from
+    the third run on the difference to the run before the last is stored. Parsed here because pycocotools crashes or
+    reads past its buffer on a malformed text.
+
+    Raises:
+      ValueError: a character outside the code, or a number that does not end.
+    """
+    codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    if ((codes < 0) | (codes > 63)).any():
+        raise ValueError("mask text has a character outside COCO's run-length code")
+    if not len(codes):
+        return np.zeros(0, dtype=np.int64)
+    is_last = (codes & 0x20) == 0
+    if not is_last[-1]:
+        raise ValueError("mask text ends within a number")
+    ends = np.flatnonzero(is_last)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    position = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    if position.max() > 6:
+        raise ValueError("mask text has a number of more than 35 bits")
+    values = np.add.reduceat((codes & 0x1F) << (5 * position), starts)
+    negative = (codes[ends] & 0x10) != 0
+    values -= np.where(negative, 1 << (5 * (ends - starts + 1)), 0)
+    # Undo the differences: run i stores run i minus run i-2 for i > 2, so odd and even runs are two running sums.
+    runs = values
+    runs[1::2] = np.cumsum(values[1::2])
+    if len(runs) > 2:
+        runs[2::2] = np.cumsum(values[2::2])
+    return runs

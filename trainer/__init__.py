@@ -1,0 +1,1 @@
+"""The trainer: TFRecord shards into a single-cell protein-localisation classifier, and what judges it."""
