@@ -1,0 +1,302 @@
+"""The cell store: every cell of every FOV, lossless, with its mask and measurements.
+
+    <store>/config.json                        segmenter, parameters, versions and the digest of what decides the cells
+    <store>/fovs/<2 hex digits>/<fov_id>.tfrecord   hpa.Cell messages of one FOV
+    <store>/fovs/<2 hex digits>/<fov_id>.json       the FOV's row and its cells' rows, or the error; written last
+    <store>/cells.parquet, fovs.parquet, dead_letters.jsonl    made from the .json files at the end of a job
+
+A FOV is finished when its .json file says so under the store's digest. The .json files let a later job make its tables
+without opening a hundred gigabytes of pictures. A hundred thousand files in one folder are slow on many file systems:
+the two digits, from a hash of the id, fan them out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable
+
+import pandas as pd
+
+from beam_jobs import measurements, storage
+from hpa_proto import cells_pb2, records
+from hpa_proto import labels as hpa_labels
+from hpa_proto.errors import ConfigError, DatasetError, FovError
+
+_FORMAT_VERSION = 1
+_CONFIG = "config.json"
+CELLS_TABLE = "cells.parquet"
+FOVS_TABLE = "fovs.parquet"
+DEAD_LETTERS = "dead_letters.jsonl"
+_FOVS = "fovs"
+_PACKAGES = ("apache-beam", "numpy", "opencv-python-headless", "scikit-image", "scipy")
+
+CELL_COLUMNS = {
+    "cell_id": "str",
+    "fov_id": "str",
+    "cell_index": "int32",
+    "labels": "str",
+    "x_min": "int32",
+    "y_min": "int32",
+    "x_max": "int32",
+    "y_max": "int32",
+    "fov_height_px": "int32",
+    "fov_width_px": "int32",
+    "bit_depth": "int32",
+    "file": "str",
+    "offset_bytes": "int64",
+    "length_bytes": "int64",
+    **measurements.MEASUREMENT_TYPES,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FovRow:
+    """What became of one FOV: a row of fovs.parquet.
+
+    Attributes:
+      fov_id: its id.
+      labels: Kaggle's text; "" without labels.
+      height_px: 0 when it could not be read, like the other numbers.
+      width_px: likewise.
+      bit_depth: bits in use.
+      num_cells: cells in the store.
+      num_bytes: size of its file of cells.
+      read_msec: time to read and decode.
+      segment_msec: time to segment.
+      store_msec: time to cut, measure and write.
+      error_stage: "" when all went well, like the other two.
+      error_reason: short and countable.
+      error_detail: what was found and what to do.
+    """
+
+    fov_id: str
+    labels: str = ""
+    height_px: int = 0
+    width_px: int = 0
+    bit_depth: int = 0
+    num_cells: int = 0
+    num_bytes: int = 0
+    read_msec: int = 0
+    segment_msec: int = 0
+    store_msec: int = 0
+    error_stage: str = ""
+    error_reason: str = ""
+    error_detail: str = ""
+
+    def with_error(self, error: FovError) -> FovRow:
+        """Returns the row of a FOV that failed."""
+        return dataclasses.replace(self, error_stage=error.stage, error_reason=error.reason, error_detail=error.detail)
+
+
+def config_digest(config: dict[str, object]) -> str:
+    """Digest of everything that decides the cells: 16 hex digits of the SHA-256 of the config's canonical JSON."""
+    text = json.dumps({"format_version": _FORMAT_VERSION, **config}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_of_ids(fov_id: str) -> str:
+    """The two hex digits that fan the files out."""
+    return hashlib.sha256(fov_id.encode()).hexdigest()[:2]
+
+
+@dataclasses.dataclass(frozen=True)
+class CellStore:
+    """A cell store at a local folder or an fsspec URL. Picklable: workers get a copy.
+
+    Attributes:
+      path: the folder.
+      digest: of the store's config.
+    """
+
+    path: str
+    digest: str
+
+    @classmethod
+    def create(cls, path: str, config: dict[str, object]) -> CellStore:
+        """Makes a store, or opens one of the same config to go on with it.
+
+        Args:
+          path: folder or URL.
+          config: everything that decides the cells, JSON-able.
+
+        Raises:
+          ConfigError: the folder holds another config's cells, or other files.
+        """
+        digest = config_digest(config)
+        config_path = storage.join(path, _CONFIG)
+        if storage.exists(config_path):
+            found = cls.open(path)
+            if found.digest != digest:
+                raise ConfigError(
+                    f"{path} holds cells of another config (digest {found.digest}: {json.dumps(found.config())}); "
+                    f"this job's is {digest}: {json.dumps(config)}; choose another folder or the same flags"
+                )
+            return found
+        others = storage.list_files(path)
+        if others:
+            raise ConfigError(f"{path} is not empty and no cell store (found {others[0]}); choose another folder")
+        versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
+        content = {"digest": digest, "format_version": _FORMAT_VERSION, "config": config, "versions": versions}
+        storage.write_text(config_path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        return cls(path, digest)
+
+    @classmethod
+    def open(cls, path: str) -> CellStore:
+        """Opens a store.
+
+        Raises:
+          ConfigError: there is none.
+          DatasetError: its config is damaged.
+        """
+        config_path = storage.join(path, _CONFIG)
+        if not storage.exists(config_path):
+            raise ConfigError(f"{path} is no cell store (no {_CONFIG}); make one with `python -m beam_jobs.segment`")
+        try:
+            content = json.loads(storage.read_text(config_path))
+            digest = content["digest"]
+            sound = digest == config_digest(content["config"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{config_path}: damaged: {error}") from error
+        if not sound:
+            raise DatasetError(f"{config_path}: its digest {digest} does not fit its config; was it edited?")
+        return cls(path, digest)
+
+    def config(self) -> dict[str, object]:
+        """Reads what decides the cells."""
+        return json.loads(storage.read_text(storage.join(self.path, _CONFIG)))["config"]
+
+    def write_fov(self, row: FovRow, cells: Iterable[cells_pb2.Cell]) -> FovRow:
+        """Writes the cells of one FOV, then the note that it is finished. Returns the row with what was written."""
+        frames, rows, offset = [], [], 0
+        file = self._file_name(row.fov_id, "tfrecord")
+        for cell in cells:
+            frames.append(records.frame_record(cell.SerializeToString(deterministic=True)))
+            rows.append(_cell_row(cell, file=file, offset_bytes=offset, length_bytes=len(frames[-1])))
+            offset += len(frames[-1])
+        storage.write_bytes(storage.join(self.path, file), b"".join(frames))
+        row = dataclasses.replace(row, num_cells=len(rows), num_bytes=offset)
+        self._write_note(row, rows)
+        return row
+
+    def write_dead_fov(self, row: FovRow) -> None:
+        """Notes that a FOV failed; a later job tries it again."""
+        self._write_note(row, [])
+
+    def finished_fovs(self, labels: dict[str, str]) -> set[str]:
+        """Ids of FOVs that need no work.
+
+        Args:
+          labels: FOV id -> Kaggle's text of its labels. A FOV whose labels have changed since is not finished.
+        """
+        notes = self._read_notes(labels)
+        return {fov["fov_id"] for fov, _ in notes if not fov["error_reason"] and labels[fov["fov_id"]] == fov["labels"]}
+
+    def remove_temporary_files(self) -> None:
+        """Takes away what a killed job left half written. Only for the store's sole job."""
+        storage.remove_temporary_files(self.path)
+
+    def clear_notes(self, fov_ids: Iterable[str]) -> None:
+        """Takes away old notes of FOVs that are to be done again, so that notes count what a run has done."""
+        wanted = {self._file_name(fov_id, "json").removeprefix(f"{_FOVS}/") for fov_id in fov_ids}
+        folder = storage.join(self.path, _FOVS)
+        for name in storage.list_files(folder):
+            if name in wanted:
+                storage.remove(storage.join(folder, name))
+
+    def count_notes(self) -> int:
+        """Number of FOVs that are finished or failed: what a progress bar shows."""
+        return sum(name.endswith(".json") for name in storage.list_files(storage.join(self.path, _FOVS)))
+
+    def write_tables(self, fov_ids: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Makes cells.parquet, fovs.parquet and dead_letters.jsonl of these FOVs.
+
+        Returns:
+          The cell table and the FOV table, sorted by FOV id and cell index.
+        """
+        notes = sorted(self._read_notes(set(fov_ids)), key=lambda note: note[0]["fov_id"])
+        fovs = pd.DataFrame([fov for fov, _ in notes], columns=[field.name for field in dataclasses.fields(FovRow)])
+        cells = pd.DataFrame([cell for _, rows in notes for cell in rows], columns=list(CELL_COLUMNS)).astype(
+            CELL_COLUMNS
+        )
+        dead = fovs[fovs["error_reason"] != ""]
+        lines = [
+            json.dumps(
+                {"fov": row.fov_id, "stage": row.error_stage, "reason": row.error_reason, "detail": row.error_detail}
+            )
+            for row in dead.itertuples()
+        ]
+        storage.write_table(storage.join(self.path, CELLS_TABLE), cells)
+        storage.write_table(storage.join(self.path, FOVS_TABLE), fovs)
+        storage.write_text(storage.join(self.path, DEAD_LETTERS), "".join(line + "\n" for line in lines))
+        return cells, fovs
+
+    def read_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Reads the cell table and the FOV table.
+
+        Raises:
+          ConfigError: the job that makes them has not finished.
+        """
+        path = storage.join(self.path, CELLS_TABLE)
+        if not storage.exists(path):
+            raise ConfigError(
+                f"{path} is not there: segmenting has not finished; run `python -m beam_jobs.segment` again"
+            )
+        return storage.read_table(path), storage.read_table(storage.join(self.path, FOVS_TABLE))
+
+    def read_cell(self, file: str, *, offset_bytes: int, length_bytes: int) -> cells_pb2.Cell:
+        """Reads one cell by its row's file, offset and length.
+
+        Raises:
+          DatasetError: cut short or altered; the text names file and offset.
+        """
+        path = storage.join(self.path, file)
+        with storage.open_read(path) as stream:
+            stream.seek(offset_bytes)
+            frame = stream.read(length_bytes)
+        return cells_pb2.Cell.FromString(records.unframe_record(frame, path=path, offset=offset_bytes))
+
+    def _file_name(self, fov_id: str, suffix: str) -> str:
+        return storage.join(_FOVS, digest_of_ids(fov_id), f"{fov_id}.{suffix}")
+
+    def _write_note(self, row: FovRow, rows: list[dict[str, object]]) -> None:
+        note = {"digest": self.digest, "fov": dataclasses.asdict(row), "cells": rows}
+        storage.write_text(storage.join(self.path, self._file_name(row.fov_id, "json")), json.dumps(note))
+
+    def _read_notes(self, fov_ids: Iterable[str]) -> list[tuple[dict[str, object], list[dict[str, object]]]]:
+        wanted = {self._file_name(fov_id, "json").removeprefix(f"{_FOVS}/") for fov_id in fov_ids}
+        folder = storage.join(self.path, _FOVS)
+        names = [name for name in storage.list_files(folder) if name in wanted]
+        notes = []
+        for name, data in zip(names, storage.read_many(storage.join(folder, name) for name in names), strict=True):
+            try:
+                note = json.loads(data)
+                if note["digest"] == self.digest:
+                    notes.append((note["fov"], note["cells"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DatasetError(
+                    f"{storage.join(folder, name)}: damaged: {error}; delete it and run again"
+                ) from error
+        return notes
+
+
+def _cell_row(cell: cells_pb2.Cell, *, file: str, offset_bytes: int, length_bytes: int) -> dict[str, object]:
+    return {
+        "cell_id": cell.cell_id,
+        "fov_id": cell.fov_id,
+        "cell_index": cell.cell_index,
+        "labels": hpa_labels.format_label_set(cell.labels),
+        "x_min": cell.bbox.x_min,
+        "y_min": cell.bbox.y_min,
+        "x_max": cell.bbox.x_max,
+        "y_max": cell.bbox.y_max,
+        "fov_height_px": cell.fov_height,
+        "fov_width_px": cell.fov_width,
+        "bit_depth": cell.bit_depth,
+        "file": file,
+        "offset_bytes": offset_bytes,
+        "length_bytes": length_bytes,
+        **cell.measurements,
+    }

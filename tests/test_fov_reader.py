@@ -1,0 +1,156 @@
+"""Promises of beam_jobs.fov_reader: formats that are read, and every fault as a FovError with its reason."""
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+import small_fovs
+from beam_jobs.fov_reader import read_fov
+from beam_jobs.fov_source import FovRef, find_fovs
+from hpa_proto.errors import FovError
+
+
+def ref(paths):
+    return FovRef("f", tuple(sorted((channel, str(path)) for channel, path in paths.items())), ())
+
+
+@pytest.fixture
+def image():
+    return small_fovs.draw_fov(height=40, width=60)[0]
+
+
+@pytest.fixture
+def paths(tmp_path, image):
+    return small_fovs.write_fov(tmp_path, "f", image)
+
+
+def reason_of(paths, **options):
+    with pytest.raises(FovError) as caught:
+        read_fov(ref(paths), **options)
+    assert caught.value.stage == "read"
+    assert "fov f: " in caught.value.detail
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_lossless_files_come_back_exactly(tmp_path, image, suffix):
+    paths = small_fovs.write_fov(tmp_path, "f", image, suffix=suffix)
+    read = read_fov(ref(paths))
+    np.testing.assert_array_equal(read.pixels, image)
+    assert (read.pixels.dtype, read.bit_depth) == (np.uint8, 8)
+
+
+def test_jpeg_comes_back_nearly(tmp_path, image):
+    smooth = cv2.GaussianBlur(image, (0, 0), 2)
+    paths = small_fovs.write_fov(tmp_path, "f", smooth, suffix=".jpg")
+    assert np.abs(read_fov(ref(paths)).pixels.astype(int) - smooth).mean() < 3
+
+
+def test_coloured_jpegs_of_the_public_atlas_are_read_by_their_brightest_colour(tmp_path, image):
+    paths = small_fovs.write_fov(tmp_path, "f", image)
+    yellow = image[..., 3]
+    cv2.imwrite(str(paths["yellow"]), np.dstack([np.zeros_like(yellow), yellow, yellow]))
+    np.testing.assert_array_equal(read_fov(ref(paths)).pixels, image)
+
+
+@pytest.mark.parametrize(("full", "bits"), [(4095, 12), (16383, 14), (65535, 16)])
+def test_used_bits_of_16_bit_files_are_found(tmp_path, full, bits):
+    image = small_fovs.draw_fov(dtype=np.uint16, full=full)[0]
+    image[0, 0, 0] = full
+    read = read_fov(ref(small_fovs.write_fov(tmp_path, "f", image)))
+    np.testing.assert_array_equal(read.pixels, image)
+    assert read.bit_depth == bits
+
+
+def test_given_bits_stand_for_a_dim_fov(tmp_path):
+    image = small_fovs.draw_fov(dtype=np.uint16, full=900)[0]
+    paths = small_fovs.write_fov(tmp_path, "f", image)
+    assert read_fov(ref(paths), bit_depth=16).bit_depth == 16
+
+
+def test_pixel_over_the_given_bits_is_an_error(tmp_path):
+    image = small_fovs.draw_fov(dtype=np.uint16, full=9000)[0]
+    assert reason_of(small_fovs.write_fov(tmp_path, "f", image), bit_depth=12) == "too_bright"
+
+
+@pytest.mark.parametrize("order", ["channels_first", "channels_last"])
+def test_multi_channel_tiff_is_read(tmp_path, image, order):
+    if order == "channels_first":
+        tifffile.imwrite(tmp_path / "f.ome.tif", np.moveaxis(image, 2, 0), photometric="minisblack", metadata={"axes": "CYX"})
+    else:
+        tifffile.imwrite(tmp_path / "f.tif", image, photometric="minisblack", planarconfig="contig")
+    (fov,) = find_fovs(str(tmp_path), None).fovs
+    np.testing.assert_array_equal(read_fov(fov).pixels, image)
+
+
+def test_missing_channel_names_the_file_it_looked_for(paths):
+    del paths["yellow"]
+    with pytest.raises(FovError, match=r"no yellow channel \(looked for .*f_yellow.png\)") as caught:
+        read_fov(ref(paths))
+    assert caught.value.reason == "missing_channel"
+
+
+def test_missing_file(paths):
+    paths["blue"].unlink()
+    assert reason_of(paths) == "missing_file"
+
+
+def test_zero_bytes(paths):
+    paths["red"].write_bytes(b"")
+    assert reason_of(paths) == "empty_file"
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_truncated_file(tmp_path, image, suffix, keep):
+    paths = small_fovs.write_fov(tmp_path, "f", image, suffix=suffix)
+    data = paths["green"].read_bytes()
+    paths["green"].write_bytes(data[: int(len(data) * keep)])
+    assert reason_of(paths) in ("truncated_image", "unreadable_image")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_file_that_is_no_picture(tmp_path, image, suffix):
+    paths = small_fovs.write_fov(tmp_path, "f", image, suffix=suffix)
+    paths["green"].write_bytes(b"<html>404 not found</html>" * 9)
+    assert reason_of(paths) in ("truncated_image", "unreadable_image")
+
+
+def test_damaged_png_is_not_read_as_a_picture(paths):
+    data = bytearray(paths["green"].read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    paths["green"].write_bytes(bytes(data))
+    assert reason_of(paths) == "unreadable_image"
+
+
+def test_channels_of_different_size(paths):
+    cv2.imwrite(str(paths["green"]), np.zeros((40, 61), np.uint8))
+    assert reason_of(paths) == "size_mismatch"
+
+
+def test_channels_of_different_depth(paths):
+    cv2.imwrite(str(paths["green"]), np.zeros((40, 60), np.uint16))
+    assert reason_of(paths) == "depth_mismatch"
+
+
+def test_float_pixels_are_not_guessed_at(tmp_path, image):
+    paths = small_fovs.write_fov(tmp_path, "f", image, suffix=".tif")
+    tifffile.imwrite(paths["red"], image[..., 0].astype(np.float32))
+    assert reason_of(paths) == "wrong_depth"
+
+
+def test_tiff_of_three_channels(tmp_path, image):
+    tifffile.imwrite(tmp_path / "f.tif", np.moveaxis(image[..., :3], 2, 0), photometric="minisblack")
+    assert reason_of({"all": tmp_path / "f.tif"}) == "wrong_channel_count"
+
+
+def test_two_files_of_one_channel(paths):
+    fov = FovRef("f", (*((c, str(p)) for c, p in paths.items()), ("red", "other/f_red.jpg")), ())
+    with pytest.raises(FovError, match="two files for channel red"):
+        read_fov(fov)
+
+
+def test_stack_beside_single_channels(tmp_path, paths, image):
+    tifffile.imwrite(tmp_path / "f.tif", np.moveaxis(image, 2, 0), photometric="minisblack")
+    assert reason_of({**paths, "all": tmp_path / "f.tif"}) == "duplicate_image"
