@@ -1,0 +1,55 @@
+import cell_tables
+import pytest
+
+from beam_jobs.plan import make_plan
+from beam_jobs.plan_config import PlanConfig
+from beam_jobs.plan_summary import describe_plan
+
+
+def summarize(cells, config):
+    return describe_plan(make_plan(cells, config), config)
+
+
+def test_summary_counts_cells_by_class_split_and_reason():
+    cells = cell_tables.make_cell_table(["0", "0|5", "18", ""] * 16, num_cells=3)
+    config = PlanConfig(label_scope="all", drop_classes=("Negative",), cells_per_shard=40)
+    summary = summarize(cells, config)
+    assert (summary.num_cells, summary.num_kept) == (192, 96)
+    assert summary.dropped == {"unlabelled": 48, "class_out_of_scope": 48}
+    assert summary.classes == (0, 5)
+    assert summary.per_class.to_dict("index") == {
+        0: {"name": "Nucleoplasm", "num_cells": 96, "num_kept": 96, "train": 72, "validation": 18, "test": 6},
+        5: {"name": "Nuclear bodies", "num_cells": 48, "num_kept": 48, "train": 36, "validation": 9, "test": 3},
+        18: {"name": "Negative", "num_cells": 48, "num_kept": 0, "train": 0, "validation": 0, "test": 0},
+    }
+    assert summary.per_split.loc["train"].to_dict() == pytest.approx(
+        {"target_share": 0.75, "share": 0.75, "num_cells": 72, "num_fovs": 24, "num_groups": 24, "num_shards": 2}
+    )
+    assert summary.notes == ()
+
+
+def test_three_fovs_of_different_classes_all_train_and_the_summary_says_so():
+    cells = cell_tables.make_cell_table(["0|1|2|7", "17", "15"], num_cells=[19, 10, 46])
+    summary = summarize(cells, PlanConfig(label_scope="all"))
+    assert summary.per_split["num_cells"].to_dict() == {"train": 75, "validation": 0, "test": 0}
+    assert [note.split(":")[0] for note in summary.notes] == [
+        "Split validation has no cells",
+        "Split test has no cells",
+    ]
+
+
+def test_summary_names_classes_that_a_split_lacks_and_classes_that_are_gone():
+    cells = cell_tables.make_cell_table(["0"] * 16 + ["11"])
+    summary = summarize(cells, PlanConfig(classes=(0, 11, 12)))
+    assert "Split test has no cell of Mitotic spindle (11): too few groups have them." in summary.notes
+    assert "No cell is left of Centrosome (12), which classes asks for." in summary.notes
+
+
+def test_summary_of_unlabelled_cells_has_no_classes():
+    summary = summarize(
+        cell_tables.make_cell_table(["", ""]), PlanConfig(label_scope="unlabelled", splits=(("all", 1),))
+    )
+    assert summary.classes == ()
+    assert summary.per_class.empty
+    assert summary.per_split.loc["all", "num_cells"] == 8
+    assert summary.notes == ()
