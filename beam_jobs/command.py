@@ -1,0 +1,65 @@
+"""What every main of this package shares: flags of its own and Beam's, and errors a user reads in one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from hpa_proto.errors import ConfigError, DatasetError
+
+CELLS_DIR = flags.DEFINE_string("cells_dir", None, "Folder of the cell store.")
+NUM_WORKERS = flags.DEFINE_integer("num_workers", 1, "Processes of the local runner.", 1)
+
+
+def run_main(main: Callable[[list[str]], int | None]) -> None:
+    """Parses flags, runs a main and exits with its status.
+
+    Args:
+      main: takes the flags that are not the job's own (Beam's); returns the exit status, None for 0. A ConfigError, a
+        DatasetError or an OSError becomes one line on stderr and status 1.
+    """
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            status = main(list(argv[1:]))
+        except (ConfigError, DatasetError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
+        sys.exit(status or 0)
+
+    # Beam's own chatter hides the job's progress bar and closing words.
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    # Flags that absl does not know stay in argv: they are Beam's.
+    app.run(guarded, flags_parser=lambda argv: flags.FLAGS(argv, known_only=True))
+
+
+def required(name: str, value: str | None) -> str:
+    """Returns the value of a flag that must be given.
+
+    Raises:
+      ConfigError: it was not.
+    """
+    if not value:
+        raise ConfigError(f"--{name} is needed; see --help")
+    return value
+
+
+def parse_pairs(name: str, texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Reads "train=12" style values of a list flag.
+
+    Raises:
+      ConfigError: a value is not of this form.
+    """
+    pairs = []
+    for text in texts:
+        key, mark, value = text.partition("=")
+        try:
+            pairs.append((key.strip(), float(value)))
+        except ValueError:
+            mark = ""
+        if not mark:
+            raise ConfigError(f"--{name}: {text!r} is not of the form name=number, as in train=12")
+    return tuple(pairs)

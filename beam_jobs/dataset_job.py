@@ -1,0 +1,238 @@
+"""The sharding job: plan, shards, report, manifest - in this order, and the manifest is what makes it a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import re
+import time
+
+import apache_beam as beam
+from google.protobuf import json_format
+
+from beam_jobs import plan as plan_lib
+from beam_jobs import report, runner, storage, write_shards
+from beam_jobs.cell_store import CellStore
+from beam_jobs.examples import ExampleConfig
+from beam_jobs.plan_config import PlanConfig
+from beam_jobs.plan_summary import PlanSummary, describe_plan
+from beam_jobs.write_shards import ShardNotes, ShardTask, WriteShards
+from hpa_proto import cells_pb2, schema
+from hpa_proto import labels as hpa_labels
+from hpa_proto.errors import ConfigError, DatasetError
+
+_SHARD_FILE = re.compile(r"\w+-\d{5}-of-\d{5}\.tfrecord")
+_PACKAGES = ("apache-beam", "numpy", "opencv-python-headless", "pandas", "protobuf")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardConfig:
+    """What a sharding job does.
+
+    Attributes:
+      cells_dir: the cell store.
+      data_dir: the data set's folder.
+      plan: which cells, which split, which shard.
+      example: which pictures.
+      overwrite: replaces a data set that was made with other settings.
+      num_workers: processes of the local runner.
+      beam_args: Beam's own flags.
+      command_line: goes into the manifest.
+    """
+
+    cells_dir: str
+    data_dir: str
+    plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
+    example: ExampleConfig = dataclasses.field(default_factory=ExampleConfig)
+    overwrite: bool = False
+    num_workers: int = 1
+    beam_args: tuple[str, ...] = ()
+    command_line: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.cells_dir.rstrip("/") == self.data_dir.rstrip("/"):
+            raise ConfigError(f"--cells_dir and --data_dir are both {self.data_dir}; give the data set its own folder")
+        runner.check_beam_args(self.beam_args)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """What a sharding job did.
+
+    Attributes:
+      data_dir: the data set's folder.
+      manifest: as written.
+      summary: counts of the plan.
+      num_written: examples written by this run; the others were finished before.
+      seconds: wall time.
+    """
+
+    data_dir: str
+    manifest: cells_pb2.DatasetManifest
+    summary: PlanSummary
+    num_written: int
+    seconds: float
+
+
+def run(config: ShardConfig) -> ShardResult:
+    """Runs the job.
+
+    Raises:
+      ConfigError: settings that cannot work; no pixel has been read.
+      DatasetError: the cell store is damaged.
+    """
+    start = time.monotonic()
+    store = CellStore.open(config.cells_dir)
+    cells, fovs = store.read_tables()
+    plan = plan_lib.make_plan(cells, config.plan)
+    summary = describe_plan(plan, config.plan)
+    plan_digest = plan_lib.plan_digest(config.plan, plan)
+    notes = ShardNotes(config.data_dir, _shards_digest(config, store, plan_digest))
+    manifest = _new_manifest(config, store, summary, plan_digest)
+    finished = _clear_way(config, manifest, notes)
+
+    tasks = write_shards.write_plan(storage.join(config.data_dir, schema.PLAN_NAME), plan)
+    pending = [task for task in tasks if task.name not in finished]
+    _write(config, store, notes, pending)
+    infos = finished | notes.read()
+    for task in tasks:
+        # Nothing may vanish: a runner that lost a shard must not look like success.
+        if task.name not in infos:
+            raise RuntimeError(f"shard {task.name} was not written")
+        manifest.shards.append(infos[task.name])
+    report.write_report(config.data_dir, store, plan=plan, summary=summary, fovs=fovs, manifest=manifest)
+    _remove_strays(config.data_dir, {task.name for task in tasks})
+    storage.write_text(storage.join(config.data_dir, schema.MANIFEST_NAME), schema.format_manifest(manifest))
+    notes.clear()
+    num_written = sum(infos[task.name].num_examples for task in pending)
+    return ShardResult(config.data_dir, manifest, summary, num_written, time.monotonic() - start)
+
+
+def read_manifest(data_dir: str) -> cells_pb2.DatasetManifest:
+    """Reads the manifest of a data set.
+
+    Raises:
+      DatasetError: there is none, or it is damaged.
+    """
+    path = storage.join(data_dir, schema.MANIFEST_NAME)
+    if not storage.exists(path):
+        raise DatasetError(f"{data_dir} is no data set (no {schema.MANIFEST_NAME}): not there, or not finished")
+    return schema.parse_manifest(storage.read_text(path), source=path)
+
+
+def describe(result: ShardResult) -> str:
+    """Writes the job's closing words."""
+    summary, manifest = result.summary, result.manifest
+    num_bytes = sum(shard.num_bytes for shard in manifest.shards)
+    rate = f" ({result.num_written / result.seconds:,.0f} cells/s)" if result.num_written else ""
+    lines = [f"cells     {summary.num_cells:,} in the store: {summary.num_kept:,} kept"]
+    lines += [f"          {count:,} dropped: {reason}" for reason, count in summary.dropped.items()]
+    splits = [split.name for split in manifest.splits]
+    table = summary.per_class.loc[summary.per_class["num_kept"] > 0, ["name", *splits]]
+    if len(table):
+        table = table.rename(columns={"name": "class"}).astype({split: int for split in splits})
+        lines += ["", table.to_string(index=True, index_names=False), ""]
+    lines += [
+        f"split     {split.name}: {split.num_examples:,} cells of {split.num_fovs:,} FOVs" for split in manifest.splits
+    ]
+    lines += [f"note      {note}" for note in summary.notes]
+    lines += [
+        f"shards    {len(manifest.shards):,} in {num_bytes / 1e6:,.1f} MB; "
+        f"{result.num_written:,} cells written in this run, in {result.seconds:.1f} s{rate}",
+        f"data set  {storage.join(result.data_dir, schema.MANIFEST_NAME)}",
+        f"report    {storage.join(result.data_dir, schema.REPORT_NAME)}",
+    ]
+    return "\n".join(lines)
+
+
+def _write(config: ShardConfig, store: CellStore, notes: ShardNotes, pending: list[ShardTask]) -> None:
+    if not pending:
+        return
+    with (
+        runner.progress("shard", len(pending), count_done=notes.count, unit="shard"),
+        runner.make_pipeline(config.beam_args, num_workers=config.num_workers) as pipeline,
+    ):
+        _ = (
+            pipeline
+            | "ListShards" >> beam.Create(pending)
+            | "SpreadShards" >> beam.Reshuffle()
+            | "WriteShards" >> WriteShards(store, notes, config.example)
+        )
+
+
+def _shards_digest(config: ShardConfig, store: CellStore, plan_digest: str) -> str:
+    parts = [schema.SCHEMA_VERSION, plan_digest, store.digest, dataclasses.asdict(config.example)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _new_manifest(
+    config: ShardConfig, store: CellStore, summary: PlanSummary, plan_digest: str
+) -> cells_pb2.DatasetManifest:
+    example = config.example
+    manifest = cells_pb2.DatasetManifest(
+        schema_version=schema.SCHEMA_VERSION,
+        classes=[cells_pb2.ClassInfo(label=label, name=hpa_labels.LABEL_NAMES[label]) for label in summary.classes],
+        label_scope=config.plan.label_scope,
+        image_size_px=example.image_size_px,
+        channels=example.channels,
+        image_format=example.image_format,
+        jpeg_quality=example.jpeg_quality if example.image_format == "jpeg-planes" else 0,
+        mask_background=example.mask_background,
+        plan_digest=plan_digest,
+        cell_store_digest=store.digest,
+        command_line=config.command_line,
+        versions={package: importlib.metadata.version(package) for package in _PACKAGES},
+    )
+    json_format.ParseDict(store.config(), manifest.cell_store_config)
+    for name, row in summary.per_split.iterrows():
+        split = manifest.splits.add(name=name, num_examples=int(row["num_cells"]), num_fovs=int(row["num_fovs"]))
+        for label in summary.classes:
+            if summary.per_class.loc[label, name]:
+                split.num_examples_per_label[label] = int(summary.per_class.loc[label, name])
+    return manifest
+
+
+def _clear_way(
+    config: ShardConfig, manifest: cells_pb2.DatasetManifest, notes: ShardNotes
+) -> dict[str, cells_pb2.ShardInfo]:
+    """Makes the folder ready and returns the shards that are already as they should be."""
+    storage.remove_temporary_files(config.data_dir)
+    path = storage.join(config.data_dir, schema.MANIFEST_NAME)
+    if storage.exists(path):
+        old = read_manifest(config.data_dir)
+        if _same_content(old, manifest):
+            return {
+                shard.name: shard
+                for shard in old.shards
+                if storage.size(storage.join(config.data_dir, shard.name)) == shard.num_bytes
+            }
+        if not config.overwrite:
+            raise ConfigError(
+                f"{config.data_dir} holds a data set made with other cells or flags; "
+                "give another --data_dir, or --overwrite to replace it"
+            )
+        # First of all, so that no manifest ever stands beside shards that are not its own.
+        storage.remove(path)
+    finished = notes.read()
+    notes.clear(keep=set(finished))
+    return finished
+
+
+def _same_content(old: cells_pb2.DatasetManifest, new: cells_pb2.DatasetManifest) -> bool:
+    def content(manifest: cells_pb2.DatasetManifest) -> cells_pb2.DatasetManifest:
+        copy = cells_pb2.DatasetManifest()
+        copy.CopyFrom(manifest)
+        for field in ("shards", "command_line", "versions"):
+            copy.ClearField(field)
+        return copy
+
+    return content(old) == content(new)
+
+
+def _remove_strays(data_dir: str, wanted: set[str]) -> None:
+    """Takes away shards of earlier, stopped jobs: readers that list the folder would take them for part of the set."""
+    for name in storage.list_files(data_dir):
+        if _SHARD_FILE.fullmatch(name) and name not in wanted:
+            storage.remove(storage.join(data_dir, name))

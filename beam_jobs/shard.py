@@ -1,0 +1,128 @@
+"""Chooses cells of a cell store and writes them as stratified TFRecord shards with a manifest, a plan and a report.
+
+    python -m beam_jobs.shard --cells_dir=cells --data_dir=dataset --num_workers=2
+
+Choosing is cheap: make as many data sets from one cell store as you like. The old project's 12 classes:
+
+    python -m beam_jobs.shard --cells_dir=cells --data_dir=dataset-12 --min_green_png_bytes=4096 \
+        --max_green_png_bytes=1048576 --min_cells_per_class=1000 --drop_classes=Negative
+
+Stopped in the middle? The same command goes on. Flags of Apache Beam may follow, as --runner=FlinkRunner.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import flags
+
+from beam_jobs import command, dataset_job
+from beam_jobs.dataset_job import ShardConfig
+from beam_jobs.examples import ExampleConfig
+from beam_jobs.plan_config import DEFAULT_SPLITS, PlanConfig
+from hpa_proto import schema
+
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces a data set that was made with other flags.")
+
+# Which cells.
+_LABEL_SCOPE = flags.DEFINE_enum(
+    "label_scope",
+    None,
+    schema.LABEL_SCOPES,
+    "Cells of FOVs with a single label (strong labels), of all labelled FOVs (weak labels), or of any FOV, without labels. "
+    "Default: single; unlabelled where there is no label file.",
+)
+_CLASSES = flags.DEFINE_list("classes", None, "Classes in scope, numbers or names; default: all.")
+_DROP_CLASSES = flags.DEFINE_list("drop_classes", [], "Classes out of scope, numbers or names.")
+_MIN_CELLS = flags.DEFINE_integer("min_cells_per_class", 0, "A class with fewer cells is out (old project: 1000).", 0)
+_MAX_CELLS = flags.DEFINE_integer(
+    "max_cells_per_class", None, "Cap of a class, spread evenly over its FOVs (old project: 4500).", 1
+)
+_MIN_PNG = flags.DEFINE_integer("min_green_png_bytes", None, "Least PNG size of the green crop (old project: 4096).", 0)
+_MAX_PNG = flags.DEFINE_integer("max_green_png_bytes", None, "Greatest such size (old project: 1048576).", 1)
+_DROP_BORDER = flags.DEFINE_bool("drop_border_cells", False, "Drops cells that the FOV's border cuts.")
+_DROP_NO_NUCLEUS = flags.DEFINE_bool("drop_without_nucleus", False, "Drops cells without a nucleus.")
+_MAX_NUCLEI = flags.DEFINE_integer("max_nuclei", None, "Greatest number of nuclei in a cell.", 1)
+_MIN_FOCUS = flags.DEFINE_float("min_focus", None, "Least focus (column focus of cells.parquet).", 0)
+_MAX_SATURATED = flags.DEFINE_float("max_saturated_fraction", None, "Greatest share of saturated pixels.", 0, 1)
+_MIN_AREA = flags.DEFINE_float("min_area_um2", None, "Least area of a cell, square micrometres.", 0)
+_MAX_AREA = flags.DEFINE_float("max_area_um2", None, "Greatest area of a cell, square micrometres.", 0)
+_MIN_GREEN_SNR = flags.DEFINE_float("min_green_snr", None, "Least signal over background of the protein channel.", 0)
+
+# Which split, which shard.
+_SPLITS = flags.DEFINE_list("splits", None, "Splits and weights; default train=12,validation=3,test=1 or predict=1.")
+_GROUP_COLUMN = flags.DEFINE_string("group_column", "fov_id", "Cells with equal values here share a split.")
+_CELLS_PER_SHARD = flags.DEFINE_integer("cells_per_shard", 1024, "Greatest number of cells in a shard.", 1)
+_SHARDS = flags.DEFINE_list("shards", [], "Number of shards of a split, as train=16,test=2; overrides cells_per_shard.")
+_SEED = flags.DEFINE_integer("seed", 0, "Another seed gives another choice, split and order.", 0)
+
+# Which pictures.
+_IMAGE_SIZE = flags.DEFINE_integer("image_size_px", 528, "Side of the square pictures.")
+_CHANNELS = flags.DEFINE_string("channels", "rgby", "Initials of the channels, in order: rgby, rgb, g, ...")
+_FORMAT = flags.DEFINE_enum("format", "jpeg-planes", schema.IMAGE_FORMATS, "Encoding of the pictures.")
+_JPEG_QUALITY = flags.DEFINE_integer("jpeg_quality", 95, "Quality of jpeg-planes.", 1, 100)
+_MASK_BACKGROUND = flags.DEFINE_bool("mask_background", True, "Makes everything outside the cell black.")
+_KEEP_ASPECT = flags.DEFINE_bool("keep_aspect_ratio", True, "Centres the cell on a black square; no: stretches it.")
+
+flags.adopt_module_key_flags(command)
+
+
+def config_from_flags(
+    beam_args: list[str], *, cells_dir: str | None, data_dir: str | None, default_label_scope: str = "single"
+) -> ShardConfig:
+    """Makes the job's config from the flags.
+
+    Raises:
+      ConfigError: a flag is missing or wrong.
+    """
+    label_scope = _LABEL_SCOPE.value or default_label_scope
+    splits = DEFAULT_SPLITS[label_scope] if _SPLITS.value is None else command.parse_pairs("splits", _SPLITS.value)
+    return ShardConfig(
+        cells_dir=command.required("cells_dir", cells_dir),
+        data_dir=command.required("data_dir", data_dir),
+        plan=PlanConfig(
+            label_scope=label_scope,
+            splits=splits,
+            min_green_png_bytes=_MIN_PNG.value,
+            max_green_png_bytes=_MAX_PNG.value,
+            drop_border_cells=_DROP_BORDER.value,
+            drop_without_nucleus=_DROP_NO_NUCLEUS.value,
+            max_nuclei=_MAX_NUCLEI.value,
+            min_focus=_MIN_FOCUS.value,
+            max_saturated_fraction=_MAX_SATURATED.value,
+            min_area_um2=_MIN_AREA.value,
+            max_area_um2=_MAX_AREA.value,
+            min_green_snr=_MIN_GREEN_SNR.value,
+            classes=None if _CLASSES.value is None else tuple(_CLASSES.value),
+            drop_classes=tuple(_DROP_CLASSES.value),
+            min_cells_per_class=_MIN_CELLS.value,
+            max_cells_per_class=_MAX_CELLS.value,
+            group_column=_GROUP_COLUMN.value,
+            cells_per_shard=_CELLS_PER_SHARD.value,
+            shards=tuple((name, int(count)) for name, count in command.parse_pairs("shards", _SHARDS.value)),
+            seed=_SEED.value,
+        ),
+        example=ExampleConfig(
+            image_size_px=_IMAGE_SIZE.value,
+            channels=schema.parse_channels(_CHANNELS.value),
+            image_format=_FORMAT.value,
+            jpeg_quality=_JPEG_QUALITY.value,
+            mask_background=_MASK_BACKGROUND.value,
+            keep_aspect_ratio=_KEEP_ASPECT.value,
+        ),
+        overwrite=_OVERWRITE.value,
+        num_workers=command.NUM_WORKERS.value,
+        beam_args=tuple(beam_args),
+        command_line=tuple(sys.argv[1:]),
+    )
+
+
+def main(beam_args: list[str]) -> None:
+    """Runs the job that the flags describe."""
+    config = config_from_flags(beam_args, cells_dir=command.CELLS_DIR.value, data_dir=DATA_DIR.value)
+    print(dataset_job.describe(dataset_job.run(config)))
+
+
+if __name__ == "__main__":
+    command.run_main(main)

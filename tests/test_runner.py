@@ -1,0 +1,46 @@
+"""Promises of beam_jobs.runner and beam_jobs.command."""
+
+import re
+import time
+
+import pytest
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+from beam_jobs import command, runner
+from hpa_proto.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["--runner=FlinkRunner"], ["--direct_num_workers=3"], ["--flink_master=localhost:8081"], ["--region=x"]]
+)
+def test_flags_of_beam_are_known(args):
+    runner.check_beam_args(args)
+
+
+@pytest.mark.parametrize("args", [["--imagse=x"], ["stray"], ["--num_wokers=2"], ["--direct_num_workers=many"]])
+def test_mistyped_flag_is_an_error_that_names_it(args):
+    with pytest.raises(ConfigError, match=re.escape(args[0])):
+        runner.check_beam_args(args)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_default_runner_is_the_local_one(num_workers):
+    assert isinstance(runner.make_pipeline([], num_workers=num_workers).runner, fn_runner.FnApiRunner)
+
+
+def test_progress_bar_counts_up_to_the_total(capsys):
+    done = []
+    with runner.progress("work", 3, count_done=lambda: 5 + len(done), unit="thing"):
+        done += [1, 2, 3]
+        time.sleep(0)
+    assert "work: 100%" in capsys.readouterr().err
+
+
+def test_pairs_are_read():
+    assert command.parse_pairs("splits", ["train=12", " test=0.5"]) == (("train", 12), ("test", 0.5))
+
+
+@pytest.mark.parametrize("text", ["train", "train=", "train=x", "=", "train:12"])
+def test_wrong_pair_is_an_error(text):
+    with pytest.raises(ConfigError, match="--splits"):
+        command.parse_pairs("splits", [text])
