@@ -11,7 +11,6 @@ import time
 
 import pandas as pd
 import pytest
-
 import small_fovs
 
 _SHARED = pathlib.Path(__file__).parents[2] / "shared" / "hpa"
@@ -92,7 +91,9 @@ def test_killed_job_goes_on_and_ends_with_the_same_bytes(tmp_path):
     killed = small_fovs.write_set(tmp_path / "killed", num_fovs=40, height=256, width=256, num_cells=9)
     assert run(undisturbed).returncode == 0
     cells = killed / "out" / "cells" / "fovs"
-    job = subprocess.Popen(command(killed), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    job = subprocess.Popen(
+        command(killed), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while len(list(cells.rglob("*.json"))) < 5:
         assert job.poll() is None, "the job ended before it could be killed"
@@ -153,7 +154,9 @@ assert "hpa_proto" not in sys.modules and "beam_jobs" not in sys.modules
 print(json.dumps([[i.numpy().decode(), list(p.shape), float(tf.reduce_mean(tf.cast(p, tf.float32))), l.numpy().tolist()]
                   for i, p, l in cells]))
 """
-    output = subprocess.run([sys.executable, "-c", script, str(real / "dataset")], capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [sys.executable, "-c", script, str(real / "dataset")], capture_output=True, text=True, check=True
+    )
     cells = json.loads(output.stdout)
     plan = pd.read_parquet(real / "dataset" / "plan.parquet")
     assert {cell_id for cell_id, *_ in cells} == set(plan.loc[plan["dropped"] == "", "cell_id"])

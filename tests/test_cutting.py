@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 import small_fovs
+
 from beam_jobs import cell_png, cutting, measurements
 from beam_jobs.fov_reader import FovImage
 from beam_jobs.segmenters import Segmentation

@@ -4,8 +4,8 @@ import hashlib
 
 import pandas as pd
 import pytest
-
 import small_fovs
+
 from beam_jobs import dataset_job, examples, segment, storage
 from beam_jobs.dataset_job import ShardConfig
 from beam_jobs.examples import ExampleConfig
@@ -74,7 +74,11 @@ def test_manifest_adds_up(cells_dir, tmp_path):
     result = dataset_job.run(make_config(cells_dir, tmp_path))
     manifest = dataset_job.read_manifest(result.data_dir)
     assert manifest == result.manifest
-    assert [(info.label, info.name) for info in manifest.classes] == [(0, "Nucleoplasm"), (5, "Nuclear bodies"), (16, "Cytosol")]
+    assert [(info.label, info.name) for info in manifest.classes] == [
+        (0, "Nucleoplasm"),
+        (5, "Nuclear bodies"),
+        (16, "Cytosol"),
+    ]
     assert sum(split.num_examples for split in manifest.splits) == 48
     for shard in manifest.shards:
         data = (tmp_path / "dataset" / shard.name).read_bytes()

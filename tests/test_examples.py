@@ -125,7 +125,13 @@ def test_bytes_that_are_no_example_are_an_error(data):
 
 @pytest.mark.parametrize(
     "options",
-    [{"image_size_px": 0}, {"image_format": "gif"}, {"jpeg_quality": 101}, {"channels": ()}, {"channels": ("red", "red")}],
+    [
+        {"image_size_px": 0},
+        {"image_format": "gif"},
+        {"jpeg_quality": 101},
+        {"channels": ()},
+        {"channels": ("red", "red")},
+    ],
 )
 def test_wrong_settings_are_an_error(options):
     with pytest.raises(ConfigError):

@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import pytest
+import small_fovs
 import tifffile
 
-import small_fovs
 from beam_jobs.fov_reader import read_fov
 from beam_jobs.fov_source import FovRef, find_fovs
 from hpa_proto.errors import FovError
@@ -77,7 +77,9 @@ def test_pixel_over_the_given_bits_is_an_error(tmp_path):
 @pytest.mark.parametrize("order", ["channels_first", "channels_last"])
 def test_multi_channel_tiff_is_read(tmp_path, image, order):
     if order == "channels_first":
-        tifffile.imwrite(tmp_path / "f.ome.tif", np.moveaxis(image, 2, 0), photometric="minisblack", metadata={"axes": "CYX"})
+        tifffile.imwrite(
+            tmp_path / "f.ome.tif", np.moveaxis(image, 2, 0), photometric="minisblack", metadata={"axes": "CYX"}
+        )
     else:
         tifffile.imwrite(tmp_path / "f.tif", image, photometric="minisblack", planarconfig="contig")
     (fov,) = find_fovs(str(tmp_path), None).fovs

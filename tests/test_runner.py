@@ -11,7 +11,8 @@ from hpa_proto.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["--runner=FlinkRunner"], ["--direct_num_workers=3"], ["--flink_master=localhost:8081"], ["--region=x"]]
+    "args",
+    [[], ["--runner=FlinkRunner"], ["--direct_num_workers=3"], ["--flink_master=localhost:8081"], ["--region=x"]],
 )
 def test_flags_of_beam_are_known(args):
     runner.check_beam_args(args)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-
 import small_fovs
+
 from beam_jobs import cell_png, segment, segment_fovs
 from beam_jobs.cell_store import CellStore
 from beam_jobs.segment import SegmentConfig
@@ -91,7 +91,9 @@ def test_finished_fovs_are_not_segmented_again(folder, monkeypatch):
     done = []
     segment_fov = segment_fovs._SegmentFov._segment
     monkeypatch.setattr(
-        segment_fovs._SegmentFov, "_segment", lambda self, fov, row: done.append(fov.fov_id) or segment_fov(self, fov, row)
+        segment_fovs._SegmentFov,
+        "_segment",
+        lambda self, fov, row: done.append(fov.fov_id) or segment_fov(self, fov, row),
     )
     second = segment.run(make_config(folder))
     assert done == ["fov-0"]
