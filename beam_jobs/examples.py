@@ -84,21 +84,21 @@ def to_uint8(image: np.ndarray, *, bit_depth: int) -> np.ndarray:
     return cv2.convertScaleAbs(image, alpha=255.0 / ((1 << bit_depth) - 1))
 
 
-def cell_planes(cell: cells_pb2.Cell, mask: np.ndarray, config: ExampleConfig) -> np.ndarray:
+def cell_planes(cell: cells_pb2.Cell, config: ExampleConfig) -> np.ndarray:
     """Draws a stored cell at the data set's size.
 
     Args:
       cell: from the cell store.
-      mask: bool[h, w], its decoded cell mask.
       config: the data set's pictures.
 
     Returns:
       uint8[C, S, S], planes in the order of `config.channels`.
     """
     crop = to_uint8(cell_png.decode_png(cell.image_png), bit_depth=cell.bit_depth)
-    if config.mask_background:
-        crop = cv2.copyTo(crop, mask.view(np.uint8))
     height, width = crop.shape[:2]
+    if config.mask_background:
+        mask = masks.decode_mask(cell.cell_mask.counts, height=height, width=width)
+        crop = cv2.copyTo(crop, mask.view(np.uint8))
     size = config.image_size_px
     scale = size / max(height, width)
     fitted = (max(1, round(width * scale)), max(1, round(height * scale))) if config.keep_aspect_ratio else (size, size)
@@ -158,13 +158,17 @@ def make_example(cell: cells_pb2.Cell, labels: tuple[int, ...], config: ExampleC
     Returns:
       Equal inputs give equal bytes.
     """
-    height, width = cell.cell_mask.height, cell.cell_mask.width
-    mask = masks.decode_mask(cell.cell_mask.counts, height=height, width=width)
-    bbox = cell.bbox
-    mask_rle = masks.encode_mask_in_fov(
-        mask, x_min=bbox.x_min, y_min=bbox.y_min, fov_height=cell.fov_height, fov_width=cell.fov_width
+    mask, bbox = cell.cell_mask, cell.bbox
+    mask_rle = masks.place_in_fov(
+        mask.counts,
+        height=mask.height,
+        width=mask.width,
+        x_min=bbox.x_min,
+        y_min=bbox.y_min,
+        fov_height=cell.fov_height,
+        fov_width=cell.fov_width,
     )
-    image = encode_image(cell_planes(cell, mask, config), config)
+    image = encode_image(cell_planes(cell, config), config)
     features = {
         _KEYS.image: _bytes_feature(image),
         _KEYS.image_format: _bytes_feature(config.image_format.encode()),

@@ -27,19 +27,21 @@ def decode_mask(counts: bytes, *, height: int, width: int) -> np.ndarray:
     Raises:
       ValueError: the runs do not add up to height * width.
     """
-    runs = _parse_counts(counts)
-    if runs.sum() != height * width or (runs < 0).any():
-        raise ValueError(f"mask runs cover {int(runs.sum())} px, not {height} x {width}")
+    runs = _parse_counts_of(counts, height, width)
     values = np.zeros(len(runs), dtype=bool)
     values[1::2] = True
     return np.repeat(values, runs).reshape(width, height).T
 
 
-def encode_mask_in_fov(mask: np.ndarray, *, x_min: int, y_min: int, fov_height: int, fov_width: int) -> bytes:
-    """Encodes a crop's mask as the mask of the whole FOV, without drawing the FOV.
+def place_in_fov(
+    counts: bytes, *, height: int, width: int, x_min: int, y_min: int, fov_height: int, fov_width: int
+) -> bytes:
+    """Turns the mask of a crop into the mask of its whole FOV, from run lengths to run lengths, without drawing either.
 
     Args:
-      mask: bool or integer [h, w], the crop at column `x_min` and row `y_min` of the FOV.
+      counts: COCO's compressed counts of the crop.
+      height: of the crop, px.
+      width: of the crop, px.
       x_min: left edge of the crop in the FOV, px.
       y_min: upper edge of the crop in the FOV, px.
       fov_height: height of the FOV, px.
@@ -47,18 +49,23 @@ def encode_mask_in_fov(mask: np.ndarray, *, x_min: int, y_min: int, fov_height: 
 
     Returns:
       COCO's compressed counts for size [fov_height, fov_width].
+
+    Raises:
+      ValueError: the runs do not add up to height * width.
     """
-    height, width = mask.shape
-    # A zero above and below every column makes each run start and end inside its padded column.
-    padded = np.zeros((width, height + 2), dtype=bool)
-    padded[:, 1:-1] = (mask != 0).T
-    flat = padded.ravel()
-    # Positions at which the value changes: start, stop, start, stop, ...
-    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), height + 2)
-    edges = (column + x_min) * fov_height + row + y_min
-    starts, stops = edges[::2], edges[1::2]
+    edges = np.cumsum(_parse_counts_of(counts, height, width))
+    starts, stops = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
+    # In the FOV a run ends at the crop's lower edge, so runs over several columns come apart here.
+    first = starts // height
+    num_columns = (stops - 1) // height - first + 1
+    position = np.arange(num_columns.sum()) - np.repeat(np.cumsum(num_columns) - num_columns, num_columns)
+    column = np.repeat(first, num_columns) + position
+    starts = np.maximum(np.repeat(starts, num_columns), column * height)
+    stops = np.minimum(np.repeat(stops, num_columns), (column + 1) * height)
+    shift = (column + x_min) * fov_height + y_min - column * height
+    starts, stops = starts + shift, stops + shift
     if len(starts) and height == fov_height:
-        # Runs that touch the lower edge of one column and the upper edge of the next are one run.
+        # Nothing lies between the columns of a crop as tall as the FOV: there they are joined again.
         joined = starts[1:] == stops[:-1]
         starts = starts[np.concatenate(([True], ~joined))]
         stops = stops[np.concatenate((~joined, [True]))]
@@ -69,6 +76,13 @@ def encode_mask_in_fov(mask: np.ndarray, *, x_min: int, y_min: int, fov_height: 
         runs = runs[:-1]
     rle = coco_mask.frPyObjects({"counts": runs.tolist(), "size": [fov_height, fov_width]}, fov_height, fov_width)
     return rle["counts"]
+
+
+def _parse_counts_of(counts: bytes, height: int, width: int) -> np.ndarray:
+    runs = _parse_counts(counts)
+    if runs.sum() != height * width or (runs < 0).any():
+        raise ValueError(f"mask runs cover {int(runs.sum())} px, not {height} x {width}")
+    return runs
 
 
 def _parse_counts(counts: bytes) -> np.ndarray:

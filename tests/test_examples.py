@@ -29,13 +29,8 @@ def make_cell(*, height=40, width=60, dtype=np.uint8, bit_depth=8):
     )
 
 
-def planes_of(cell, config):
-    mask = masks.decode_mask(cell.cell_mask.counts, height=cell.cell_mask.height, width=cell.cell_mask.width)
-    return examples.cell_planes(cell, mask, config)
-
-
 def test_aspect_ratio_is_kept_on_a_black_square():
-    planes = planes_of(make_cell(height=40, width=60), ExampleConfig(image_size_px=48))
+    planes = examples.cell_planes(make_cell(height=40, width=60), ExampleConfig(image_size_px=48))
     assert planes.shape == (4, 48, 48)
     assert not planes[:, :8].any()
     assert not planes[:, 40:].any()
@@ -44,21 +39,21 @@ def test_aspect_ratio_is_kept_on_a_black_square():
 
 def test_without_aspect_ratio_the_cell_fills_the_square():
     config = ExampleConfig(image_size_px=48, keep_aspect_ratio=False, mask_background=False)
-    assert planes_of(make_cell(), config)[:, [0, -1]].any(axis=(1, 2)).all()
+    assert examples.cell_planes(make_cell(), config)[:, [0, -1]].any(axis=(1, 2)).all()
 
 
 def test_mask_background_blackens_the_corners_of_the_box_only():
     cell = make_cell(height=48, width=48)
-    kept = planes_of(cell, ExampleConfig(image_size_px=48, mask_background=False))
+    kept = examples.cell_planes(cell, ExampleConfig(image_size_px=48, mask_background=False))
     np.testing.assert_array_equal(kept, np.moveaxis(cell_png.decode_png(cell.image_png), 2, 0))
-    masked = planes_of(cell, ExampleConfig(image_size_px=48))
+    masked = examples.cell_planes(cell, ExampleConfig(image_size_px=48))
     mask = masks.decode_mask(cell.cell_mask.counts, height=48, width=48)
     np.testing.assert_array_equal(masked, kept * mask)
 
 
 def test_channels_come_in_the_order_asked_for():
-    all_planes = planes_of(make_cell(), ExampleConfig(image_size_px=48))
-    two = planes_of(make_cell(), ExampleConfig(image_size_px=48, channels=("yellow", "green")))
+    all_planes = examples.cell_planes(make_cell(), ExampleConfig(image_size_px=48))
+    two = examples.cell_planes(make_cell(), ExampleConfig(image_size_px=48, channels=("yellow", "green")))
     np.testing.assert_array_equal(two, all_planes[[3, 1]])
 
 
@@ -67,7 +62,7 @@ def test_used_bits_fill_the_8_bit_range(bit_depth):
     image = np.array([[0, (1 << bit_depth) - 1]], np.uint16)
     np.testing.assert_array_equal(examples.to_uint8(image, bit_depth=bit_depth), [[0, 255]])
     cell = make_cell(dtype=np.uint16, bit_depth=bit_depth)
-    assert planes_of(cell, ExampleConfig(image_size_px=32)).max() > 200
+    assert examples.cell_planes(cell, ExampleConfig(image_size_px=32)).max() > 200
 
 
 @pytest.mark.parametrize("channels", ["g", "gb", "rgb", "rgby", "ybgr"])
@@ -75,7 +70,7 @@ def test_used_bits_fill_the_8_bit_range(bit_depth):
 def test_example_comes_back_in_every_format(channels, image_format):
     config = ExampleConfig(image_size_px=64, channels=schema.parse_channels(channels), image_format=image_format)
     cell = make_cell()
-    planes = planes_of(cell, config)
+    planes = examples.cell_planes(cell, config)
     decoded = examples.parse_example(examples.make_example(cell, (2, 7), config))
     if image_format == "jpeg-planes":
         assert np.abs(decoded.image.astype(int) - planes).mean() < 2

@@ -19,6 +19,10 @@ _VECTORS = pathlib.Path(__file__).parents[2] / "shared" / "vectors" / "kaggle" /
 _MASKS = st_numpy.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
 
+def place(mask, **where):
+    return masks.place_in_fov(masks.encode_mask(mask), height=mask.shape[0], width=mask.shape[1], **where)
+
+
 @given(_MASKS)
 def test_round_trip_is_exact(mask):
     assert (masks.decode_mask(masks.encode_mask(mask), height=mask.shape[0], width=mask.shape[1]) == mask).all()
@@ -27,15 +31,13 @@ def test_round_trip_is_exact(mask):
 @given(_MASKS, st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
 def test_mask_in_fov_equals_the_drawn_fov(mask, above, left, below, right):
     fov = np.pad(mask, ((above, below), (left, right)))
-    counts = masks.encode_mask_in_fov(
-        mask, x_min=left, y_min=above, fov_height=fov.shape[0], fov_width=fov.shape[1]
-    )
+    counts = place(mask, x_min=left, y_min=above, fov_height=fov.shape[0], fov_width=fov.shape[1])
     assert counts == coco_mask.encode(np.asfortranarray(fov, dtype=np.uint8))["counts"]
 
 
 def test_runs_over_the_edge_of_a_column_are_joined():
     mask = np.ones((4, 3), dtype=bool)
-    counts = masks.encode_mask_in_fov(mask, x_min=1, y_min=0, fov_height=4, fov_width=5)
+    counts = place(mask, x_min=1, y_min=0, fov_height=4, fov_width=5)
     assert coco_mask.decode({"size": [4, 5], "counts": counts}).sum() == 12
     assert counts == masks.encode_mask(np.pad(mask, ((0, 0), (1, 1))))
 
