@@ -28,6 +28,7 @@ setup(
         "numpy>=2.0",
         "opencv-python-headless>=4.10",
         "pandas>=2.2",
+        "pillow>=10.1",
         "protobuf>=6.31",
         "psutil>=6.0",
         "pyarrow>=18",
