@@ -1,0 +1,163 @@
+"""The segmenter that reads label maps which exist already: another tool's masks, Kaggle's, or hand-drawn ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+
+import cv2
+import numpy as np
+from skimage import measure
+
+from beam_jobs import mask_metrics, storage
+from beam_jobs.segmenters.segmentation import Segmentation, raster_order
+from hpa_proto.errors import ConfigError, FovError
+
+# File names that are tried, in this order. HPA publishes *_predictedmask.png; Kaggle's shared cell masks are *.npz.
+CELL_NAMES: tuple[str, ...] = ("{}_cell.png", "{}_predictedmask.png", "{}.npz", "{}.npy")
+NUCLEUS_NAME = "{}_nuclei.png"
+
+# A piece of a nucleus map smaller than this share of its cell's largest nucleus is a stray speck, not a second nucleus.
+_SPECK_SHARE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class MasksSegmenter:
+    """Takes each FOV's cells from a file in a folder.
+
+    The cell map is the first of `CELL_NAMES` that is there: integers, 0 background, ids in any order and of any size. It is
+    renumbered. The nucleus map, `NUCLEUS_NAME`, is optional; it may be a yes/no mask, use the cells' ids or ids of its own:
+    each nucleus goes to the cell that it overlaps most, and what lies outside that cell is left out.
+
+    Attributes:
+      masks_dir: folder or fsspec URL.
+    """
+
+    masks_dir: str
+
+    def __post_init__(self) -> None:
+        if not self.masks_dir or not storage.exists(self.masks_dir):
+            raise ConfigError(
+                f"--masks_dir={self.masks_dir}: no such folder; give the one that holds {CELL_NAMES[0].format('<id>')}"
+            )
+
+    def config(self) -> dict[str, object]:
+        """Returns name and folder."""
+        return {"name": "masks", "masks_dir": self.masks_dir}
+
+    def segment(self, image: np.ndarray, *, fov_id: str) -> Segmentation:
+        """Reads the masks of one FOV.
+
+        Args:
+          image: uint8 or uint16[H, W, 4]; only its size is used.
+          fov_id: the stem of the mask's file name.
+
+        Raises:
+          FovError: reason "missing_mask", "unreadable_mask", "mask_size" (not the FOV's size) or "no_cells".
+        """
+        cells = self._read_cells(fov_id)
+        _check_size(cells, image, what=f"cell mask of {fov_id}")
+        ids, cells = _renumber(cells, fov_id)
+        if not len(ids):
+            raise FovError("segment", "no_cells", f"fov {fov_id}: its mask in {self.masks_dir} holds no cell")
+        cell_mask = raster_order(cells, num_ids=len(ids))[cells]
+        nuclei_path = storage.join(self.masks_dir, NUCLEUS_NAME.format(fov_id))
+        if not storage.exists(nuclei_path):
+            return Segmentation(cell_mask, np.zeros_like(cell_mask), np.zeros(len(ids) + 1, np.int32))
+        nuclei = _read_mask(nuclei_path, fov_id)
+        _check_size(nuclei, image, what=f"nucleus mask of {fov_id}")
+        nucleus_mask, num_nuclei = assign_nuclei(_renumber(nuclei, fov_id)[1], cell_mask)
+        return Segmentation(cell_mask, nucleus_mask, num_nuclei)
+
+    def _read_cells(self, fov_id: str) -> np.ndarray:
+        names = [name.format(fov_id) for name in CELL_NAMES]
+        for name in names:
+            path = storage.join(self.masks_dir, name)
+            if storage.exists(path):
+                return _read_mask(path, fov_id)
+        raise FovError(
+            "segment",
+            "missing_mask",
+            f"fov {fov_id}: no cell mask in {self.masks_dir} (looked for {', '.join(names)}); add one or leave the id out",
+        )
+
+
+def assign_nuclei(nuclei: np.ndarray, cell_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gives each nucleus the id of the cell that it overlaps most.
+
+    Args:
+      nuclei: int[H, W], 0 background. Touching nuclei need different ids; the pieces of one id count as nuclei of their own.
+      cell_mask: int32[H, W], 0 background, cells 1..n.
+
+    Returns:
+      int32[H, W] with the cells' ids, 0 outside the own cell; int32[n + 1], the number of nuclei of each cell.
+    """
+    pieces = measure.label(nuclei, connectivity=2)
+    num_cells = int(cell_mask.max(initial=0))
+    num_nuclei = np.zeros(num_cells + 1, np.int32)
+    matches = mask_metrics.match_masks(pieces, cell_mask)
+    cell_of_piece = np.zeros(int(pieces.max(initial=0)) + 1, np.int32)
+    areas_px = np.zeros(len(cell_of_piece), np.int64)
+    # Smallest overlap first: the largest one writes last. The sort is stable, so of equal overlaps the later cell wins.
+    order = np.argsort(matches.pair_intersections_px, kind="stable")
+    cell_of_piece[matches.pair_reference_ids[order]] = matches.pair_predicted_ids[order]
+    areas_px[matches.pair_reference_ids[order]] = matches.pair_intersections_px[order]
+    largest_px = np.zeros(num_cells + 1, np.int64)
+    np.maximum.at(largest_px, cell_of_piece, areas_px)
+    is_nucleus = (cell_of_piece > 0) & (areas_px >= _SPECK_SHARE * largest_px[cell_of_piece])
+    np.add.at(num_nuclei, cell_of_piece[is_nucleus], 1)
+    nucleus_mask = cell_of_piece[pieces]
+    nucleus_mask[nucleus_mask != cell_mask] = 0
+    return nucleus_mask, num_nuclei
+
+
+def _read_mask(path: str, fov_id: str) -> np.ndarray:
+    try:
+        data = storage.read_bytes(path)
+        mask = _decode_array(data) if path.endswith((".npy", ".npz")) else _decode_image(data)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(fov_id, f"{path} cannot be read: {error}") from error
+    if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
+        raise _unreadable(fov_id, f"{path} holds {mask.dtype}{list(mask.shape)}; wanted: integers [H, W]")
+    return mask
+
+
+def _decode_array(data: bytes) -> np.ndarray:
+    # A pickled array could run code: never allowed.
+    loaded = np.load(io.BytesIO(data), allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    if len(loaded.files) != 1:
+        raise ValueError(f"{len(loaded.files)} arrays ({', '.join(loaded.files)}); wanted: one")
+    return loaded[loaded.files[0]]
+
+
+def _decode_image(data: bytes) -> np.ndarray:
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if mask is None:
+        raise ValueError("not an image, or cut off")
+    if mask.ndim == 3 and all(np.array_equal(mask[..., 0], mask[..., plane]) for plane in (1, 2)):
+        return mask[..., 0]
+    return mask
+
+
+def _check_size(mask: np.ndarray, image: np.ndarray, *, what: str) -> None:
+    if mask.shape != image.shape[:2]:
+        raise FovError(
+            "segment",
+            "mask_size",
+            f"{what}: {mask.shape[0]} x {mask.shape[1]} px, the FOV is {image.shape[0]} x {image.shape[1]} px; "
+            "masks are never resized: give one of the FOV's size",
+        )
+
+
+def _renumber(mask: np.ndarray, fov_id: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return mask_metrics.contiguous_ids(mask)
+    except ValueError as error:
+        raise _unreadable(fov_id, str(error)) from error
+
+
+def _unreadable(fov_id: str, detail: str) -> FovError:
+    return FovError("segment", "unreadable_mask", f"fov {fov_id}: {detail}")
