@@ -15,10 +15,9 @@ import os
 import platform
 import tempfile
 
-import cv2
 from absl import flags
 
-from beam_jobs import benchmark_suites, command, storage
+from beam_jobs import benchmark_suites, command, storage, worker_setup
 from beam_jobs.benchmark_suites import SUITES, Figure
 from hpa_proto.errors import ConfigError
 
@@ -48,7 +47,7 @@ class BenchmarkConfig:
 
 def run(config: BenchmarkConfig) -> list[Figure]:
     """Runs the suites and returns their figures."""
-    cv2.setNumThreads(1)
+    worker_setup.set_up_worker()
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         images = config.images or benchmark_suites.simulate_fovs(storage.join(folder, "fovs"), config.pixel_size_um)

@@ -61,7 +61,7 @@ def cut_cells(
             fov_height=height,
             fov_width=width,
             bit_depth=image.bit_depth,
-            image_png=cell_png.encode_png(crop),
+            image_png=cell_png.encode_png(np.moveaxis(crop, 2, 0)),
             cell_mask=_rle(mask),
             nucleus_mask=_rle(nucleus) if nucleus.any() else None,
             measurements=measured,

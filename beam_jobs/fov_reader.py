@@ -126,7 +126,9 @@ def _decode_tiff(fov: FovRef, path: str, data: bytes) -> np.ndarray:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             # tifffile takes a cut-off file for one without pages, or fills what it lacks with zeros.
-            ends = [end for page in tiff.pages for end in map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))]
+            ends = [
+                end for page in tiff.pages for end in map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
+            ]
             if not ends or max(ends) > len(data):
                 raise _error(fov, "truncated_image", f"{path} ends too early ({len(data)} bytes); fetch it again")
             return tiff.asarray()

@@ -134,7 +134,8 @@ def fov_from_cells(cells: Sequence[cells_pb2.Cell], *, dropped_ids: Container[st
     inside = np.zeros(image.shape[:2], dtype=bool)
     for cell in cells:
         box = _scaled_box(cell.bbox, scale, inside.shape)
-        crop = examples.to_uint8(cell_png.decode_png(cell.image_png), bit_depth=cell.bit_depth)
+        crop = np.dstack(cell_png.decode_png(cell.image_png, num_channels=len(schema.CHANNELS)))
+        crop = examples.to_uint8(crop, bit_depth=cell.bit_depth)
         size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
         image[box] = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
         inside[box] = True

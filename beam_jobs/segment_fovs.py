@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator
 
 import apache_beam as beam
-import cv2
 from apache_beam.metrics import Metrics
 
-from beam_jobs import cutting
+from beam_jobs import cutting, worker_setup
 from beam_jobs.cell_store import CellStore, FovRow
 from beam_jobs.fov_reader import read_fov
 from beam_jobs.fov_source import FovRef
@@ -55,8 +54,7 @@ class _SegmentFov(beam.DoFn):
         self._cells_written = Metrics.counter(METRICS_NAMESPACE, "cells_written")
 
     def setup(self) -> None:
-        # Parallelism is Beam's: OpenCV's own threads would fight over the cores.
-        cv2.setNumThreads(1)
+        worker_setup.set_up_worker()
 
     def process(self, fov: FovRef) -> Iterator[FovRow]:
         row = FovRow(fov.fov_id, hpa_labels.format_label_set(fov.labels or ()))

@@ -15,14 +15,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 import apache_beam as beam
-import cv2
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from google.protobuf import json_format
 
-from beam_jobs import examples, storage
+from beam_jobs import examples, storage, worker_setup
 from beam_jobs.cell_store import CellStore
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.segment_fovs import METRICS_NAMESPACE
@@ -122,7 +121,7 @@ class _WriteShard(beam.DoFn):
         self._examples_written = Metrics.counter(METRICS_NAMESPACE, "examples_written")
 
     def setup(self) -> None:
-        cv2.setNumThreads(1)
+        worker_setup.set_up_worker()
 
     def process(self, task: ShardTask) -> Iterator[bytes]:
         info = write_shard(self._store, task, data_dir=self._notes.data_dir, config=self._config)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco_mask
 
+# 35 bits: more than the pixels of any FOV.
+_MAX_GROUPS = 7
+
 
 def encode_mask(mask: np.ndarray) -> bytes:
     """Encodes a mask.
@@ -27,10 +30,8 @@ def decode_mask(counts: bytes, *, height: int, width: int) -> np.ndarray:
     Raises:
       ValueError: the runs do not add up to height * width.
     """
-    runs = _parse_counts_of(counts, height, width)
-    values = np.zeros(len(runs), dtype=bool)
-    values[1::2] = True
-    return np.repeat(values, runs).reshape(width, height).T
+    _parse_counts_of(counts, height, width)
+    return coco_mask.decode({"counts": counts, "size": [height, width]}).view(bool)
 
 
 def place_in_fov(
@@ -74,8 +75,7 @@ def place_in_fov(
     # COCO leaves a last run of 0 pixels out.
     if len(runs) > 1 and runs[-1] == 0:
         runs = runs[:-1]
-    rle = coco_mask.frPyObjects({"counts": runs.tolist(), "size": [fov_height, fov_width]}, fov_height, fov_width)
-    return rle["counts"]
+    return _format_counts(runs)
 
 
 def _parse_counts_of(counts: bytes, height: int, width: int) -> np.ndarray:
@@ -88,9 +88,9 @@ def _parse_counts_of(counts: bytes, height: int, width: int) -> np.ndarray:
 def _parse_counts(counts: bytes) -> np.ndarray:
     """Reads COCO's compressed counts into runs: int64[n].
 
-    Format (pycocotools, maskApi.c): each run is a signed number in 5-bit groups, low first, 48 added to a character; from
-    the third run on the difference to the run before the last is stored. Parsed here because pycocotools crashes or
-    reads past its buffer on a malformed text.
+    Format (pycocotools, maskApi.c): each run is a signed number in 5-bit groups, low first, bit 5 set in all groups but
+    the last, 48 added to make a character; from the fourth run on the difference to the run before the last is stored.
+    Parsed here because pycocotools crashes or reads past its buffer on a malformed text.
 
     Raises:
       ValueError: a character outside the code, or a number that does not end.
@@ -106,7 +106,7 @@ def _parse_counts(counts: bytes) -> np.ndarray:
     ends = np.flatnonzero(is_last)
     starts = np.concatenate(([0], ends[:-1] + 1))
     position = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
-    if position.max() > 6:
+    if position.max() >= _MAX_GROUPS:
         raise ValueError("mask text has a number of more than 35 bits")
     values = np.add.reduceat((codes & 0x1F) << (5 * position), starts)
     negative = (codes[ends] & 0x10) != 0
@@ -117,3 +117,20 @@ def _parse_counts(counts: bytes) -> np.ndarray:
     if len(runs) > 2:
         runs[2::2] = np.cumsum(values[2::2])
     return runs
+
+
+def _format_counts(runs: np.ndarray) -> bytes:
+    """Writes runs, int64[n], as COCO's compressed counts; the format is in `_parse_counts`."""
+    values = runs.copy()
+    values[3:] -= runs[1:-2]
+    groups = np.empty((len(values), _MAX_GROUPS), dtype=np.uint8)
+    is_used = np.ones((len(values), _MAX_GROUPS), dtype=bool)
+    for position in range(_MAX_GROUPS):
+        group = values & 0x1F
+        values >>= 5
+        # The last group's highest bit is the number's sign.
+        goes_on = values != -((group >> 4) & 1)
+        groups[:, position] = group + 48 + (goes_on << 5)
+        if position + 1 < _MAX_GROUPS:
+            is_used[:, position + 1] = is_used[:, position] & goes_on
+    return groups[is_used].tobytes()

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import small_fovs
 
+import small_fovs
 from beam_jobs import cell_png, cutting, measurements
 from beam_jobs.fov_reader import FovImage
 from beam_jobs.segmenters import Segmentation
@@ -35,7 +35,9 @@ def test_every_cell_is_its_box_of_the_fov(fov):
     for cell in cells:
         box = np.s_[cell.bbox.y_min : cell.bbox.y_max, cell.bbox.x_min : cell.bbox.x_max]
         size = {"height": cell.cell_mask.height, "width": cell.cell_mask.width}
-        np.testing.assert_array_equal(cell_png.decode_png(cell.image_png), image[box])
+        np.testing.assert_array_equal(
+            cell_png.decode_png(cell.image_png, num_channels=4), np.moveaxis(image[box], 2, 0)
+        )
         np.testing.assert_array_equal(
             masks.decode_mask(cell.cell_mask.counts, **size), cell_mask[box] == cell.cell_index
         )
