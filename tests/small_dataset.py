@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 
 import small_fovs
-
 from beam_jobs import dataset_job, segment
 from beam_jobs.dataset_job import ShardConfig, ShardResult
 from beam_jobs.examples import ExampleConfig

@@ -11,6 +11,7 @@ import time
 
 import pandas as pd
 import pytest
+
 import small_fovs
 
 _SHARED = pathlib.Path(__file__).parents[2] / "shared" / "hpa"

@@ -4,8 +4,8 @@ import hashlib
 
 import pandas as pd
 import pytest
-import small_fovs
 
+import small_fovs
 from beam_jobs import dataset_job, examples, segment, storage
 from beam_jobs.dataset_job import ShardConfig
 from beam_jobs.examples import ExampleConfig

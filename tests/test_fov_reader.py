@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-import small_fovs
 import tifffile
 
+import small_fovs
 from beam_jobs.fov_reader import read_fov
 from beam_jobs.fov_source import FovRef, find_fovs
 from hpa_proto.errors import FovError

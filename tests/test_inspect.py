@@ -9,8 +9,8 @@ import sys
 import cv2
 import pandas as pd
 import pytest
-import small_dataset
 
+import small_dataset
 from beam_jobs import dataset_check, inspect
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.inspect import InspectConfig

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-import small_fovs
 
+import small_fovs
 from beam_jobs import cutting, picture, pictures, storage
 from beam_jobs.fov_reader import FovImage
 from beam_jobs.picture import PictureConfig

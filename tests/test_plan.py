@@ -1,10 +1,10 @@
-import cell_tables
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+import cell_tables
 from beam_jobs import plan as plan_lib
 from beam_jobs.plan import make_plan, plan_digest
 from beam_jobs.plan_config import QUALITY_RULES, PlanConfig

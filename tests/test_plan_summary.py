@@ -1,6 +1,6 @@
-import cell_tables
 import pytest
 
+import cell_tables
 from beam_jobs.plan import make_plan
 from beam_jobs.plan_config import PlanConfig
 from beam_jobs.plan_summary import describe_plan

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import small_dataset
 
+import small_dataset
 from beam_jobs import charts, plan_summary, report, report_choice, report_tables
 from beam_jobs import plan as plan_lib
 from beam_jobs.cell_store import CellStore

@@ -95,5 +95,3 @@ def test_generated_modules_are_fresh(name, tmp_path):
     subprocess.run(command, check=True, cwd=_PROTO)
     fresh = (tmp_path / f"{name}_pb2.py").read_text()
     assert fresh == (_PROTO / f"{name}_pb2.py").read_text(), "run `make proto`"
-
-

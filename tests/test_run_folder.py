@@ -1,0 +1,100 @@
+"""Run folders: one run each, whole checkpoints, a best that stays the best."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from hpa_proto.errors import ConfigError
+from trainer.run_folder import RunFolder, read_record
+
+RECORD = {"config": {"model": "tiny", "optimizer": {"learning_rate": 0.1}, "seed": 0}, "manifest_sha256": "ab"}
+
+
+def variables(*arrays):
+    return [keras.Variable(np.asarray(array)) for array in arrays]
+
+
+def small_model(units=3):
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)])
+
+
+def test_an_equal_run_opens_the_folder_again(tmp_path):
+    for _ in range(2):
+        RunFolder(str(tmp_path / "run")).open(RECORD)
+    assert read_record(str(tmp_path / "run")) == RECORD
+    assert "keras" in json.loads((tmp_path / "run" / "config.json").read_text())["versions"]
+
+
+def test_another_run_is_refused_with_what_differs(tmp_path):
+    RunFolder(str(tmp_path)).open(RECORD)
+    other = {"config": {"model": "tiny", "optimizer": {"learning_rate": 0.2}, "seed": 5}, "manifest_sha256": "ab"}
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate is 0\.1, here 0\.2; seed is 0, here 5"):
+        RunFolder(str(tmp_path)).open(other)
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    arrays = [np.random.default_rng(0).normal(size=(3, 2)).astype("float32"), np.int32(7)]
+    folder.save_last({"step": 3, "loss_sum": 0.1 + 0.2}, variables(*arrays))
+    restored = variables(np.zeros((3, 2), "float32"), np.int32(0))
+    folder.restore_variables(restored)
+    for variable, array in zip(restored, arrays, strict=True):
+        assert keras.ops.convert_to_numpy(variable).tobytes() == array.tobytes()
+    state = folder.read_state()
+    assert (state["step"], state["loss_sum"]) == (3, 0.1 + 0.2)
+
+
+def test_a_checkpoint_of_another_model_is_an_error(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    folder.save_last({}, variables(np.zeros((3, 2), "float32")))
+    for other in (variables(np.zeros((3, 4), "float32")), variables(np.zeros((3, 2), "float32"), np.float32(0))):
+        with pytest.raises(ConfigError, match="a checkpoint of another model"):
+            folder.restore_variables(other)
+
+
+def test_a_broken_checkpoint_is_an_error(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    folder.save_last({}, variables(np.zeros(100, "float32")))
+    path = tmp_path / "checkpoints" / "last.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ConfigError, match="not a checkpoint"):
+        folder.read_state()
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    folder.save_last({"step": 1}, variables(np.float32(1)))
+    with pytest.raises(TypeError):
+        folder.save_last({"step": object()}, variables(np.float32(2)))
+    assert folder.read_state()["step"] == 1
+
+
+def test_a_checkpoint_without_config_is_refused(tmp_path):
+    RunFolder(str(tmp_path)).save_last({}, variables(np.float32(1)))
+    with pytest.raises(ConfigError, match="has a checkpoint but no"):
+        RunFolder(str(tmp_path)).open(RECORD)
+
+
+def test_the_best_checkpoint_knows_its_value_and_loads_into_the_model(tmp_path):
+    folder, model = RunFolder(str(tmp_path)), small_model()
+    assert folder.best() is None
+    folder.save_best(model, monitor="val_loss", value=0.25, epoch=2)
+    assert folder.best() == ("val_loss", 0.25)
+    other = small_model()
+    other.load_weights(tmp_path / "checkpoints" / "best.weights.h5")
+    for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
+        assert (expected == found).all()
+
+
+def test_history_is_a_table(tmp_path):
+    RunFolder(str(tmp_path)).write_history([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+    with open(tmp_path / "history.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == [{"epoch": "1", "loss": "0.5"}, {"epoch": "2", "loss": "0.25"}]
+
+
+def test_a_folder_that_is_no_run_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="not the config of a run"):
+        read_record(str(tmp_path))

@@ -1,0 +1,197 @@
+r"""Exports the classifier of a run as a model of its own: uint8 cells in, probabilities out, class names inside.
+
+    python -m trainer.export --run_dir=runs/first --out_dir=exported --formats=saved_model,keras,onnx
+
+Writes, whole or not at all, saved_model/, model.keras and model.onnx, each compared with Keras in the same run, and
+export.json, the model card. `trainer/exported_model.py` says how to call each of them. onnx needs
+`pip install tf2onnx onnx onnxruntime`.
+
+All flags: python -m trainer.export --help
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from hpa_proto.errors import ConfigError
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.trained_model import TrainedModel
+
+CARD_NAME = "export.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """One export.
+
+    Attributes:
+      run_dir: folder of the run.
+      out_dir: folder to make; it must not be there yet, or be empty.
+      formats: of "saved_model", "keras" and "onnx".
+      checkpoint: "best" or "last".
+      embeddings: the pooled features are a second output.
+    """
+
+    run_dir: str
+    out_dir: str
+    formats: tuple[str, ...] = ("saved_model", "keras")
+    checkpoint: str = "best"
+    embeddings: bool = False
+
+
+# Of this command alone: the flags of two commands may have the same names, and absl's own registry is one for all.
+_FLAGS = flags.FlagValues()
+_DEFAULT = ExportConfig(run_dir="", out_dir="")
+flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
+flags.DEFINE_string("run_dir", None, "Folder of the run (runs/<name>).", flag_values=_FLAGS)
+flags.DEFINE_string("out_dir", None, "Folder to make.", flag_values=_FLAGS)
+flags.DEFINE_list("formats", list(_DEFAULT.formats), "Of saved_model, keras and onnx.", flag_values=_FLAGS)
+flags.DEFINE_string("checkpoint", _DEFAULT.checkpoint, "best or last.", flag_values=_FLAGS)
+flags.DEFINE_boolean("embeddings", False, "Give out the pooled features too.", flag_values=_FLAGS)
+
+
+def run(config: ExportConfig) -> dict[str, Any]:
+    """Exports; returns the model card.
+
+    Raises:
+      ConfigError: the run folder, the output folder or a format cannot be used.
+      ConversionError: a written model does not compute what the Keras model does.
+    """
+    # Late: importing Keras takes seconds, and a wrong flag should not.
+    from trainer import exported_model, trained_model
+
+    formats = tuple(dict.fromkeys(config.formats))
+    exported_model.check_formats(formats)
+    out_dir = Path(config.out_dir).absolute()
+    if "://" in config.out_dir or (out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir()))):
+        raise ConfigError(f"--out_dir={config.out_dir}: give a local folder that is not there yet")
+    trained = trained_model.load_trained_model(config.run_dir, checkpoint=config.checkpoint)
+    model = exported_model.build_exported_model(
+        trained.classifier,
+        trained.source.class_names,
+        channels=trained.source.manifest.channels,
+        multi_label=trained.source.multi_label,
+        embeddings=config.embeddings,
+    )
+    part = out_dir.with_name(f".tmp-{out_dir.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        differences = exported_model.write_formats(model, part, formats)
+        files = {name: exported_model.FILE_NAMES[name] for name in formats}
+        card = describe_export(config, trained, model, differences=differences, files=files)
+        (part / CARD_NAME).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        part.rename(out_dir)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return card
+
+
+def describe_export(
+    config: ExportConfig,
+    trained: TrainedModel,
+    model: keras.Model,
+    *,
+    differences: dict[str, dict[str, float]],
+    files: dict[str, str],
+) -> dict[str, Any]:
+    """Returns the model card, as JSON values.
+
+    Args:
+      config: of the export.
+      trained: what is exported.
+      model: of `exported_model.build_exported_model`.
+      differences: of `exported_model.write_formats`.
+      files: format -> name of its file or folder.
+    """
+    from trainer import exported_model, run_folder
+
+    manifest = trained.source.manifest
+    with trained.checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    versions = run_folder.versions()
+    if "onnx" in files:
+        versions |= {name: importlib.metadata.version(name) for name in exported_model.ONNX_PACKAGES}
+    return {
+        "run": Path(config.run_dir).resolve().name,
+        "model": trained.config.model,
+        "checkpoint": {
+            "name": config.checkpoint,
+            "epoch": trained.epoch,
+            "averaged_weights": trained.averaged,
+            "sha256": digest,
+        },
+        "manifest_sha256": trained.source.manifest_sha256,
+        "classes": [{"label": info.label, "name": info.name} for info in manifest.classes],
+        "label_scope": manifest.label_scope,
+        "probabilities": "sigmoid" if trained.source.multi_label else "softmax",
+        "channels": list(manifest.channels),
+        "image_size_px": manifest.image_size_px,
+        "input": {"name": "planes", "dtype": "uint8", "shape": list(model.input_shape), "axes": "BCHW"},
+        "outputs": {
+            name: {"dtype": output.dtype, "shape": list(output.shape)} for name, output in model.output.items()
+        },
+        "formats": {
+            name: {"file": file, "max_abs_difference_to_keras": differences[name]} for name, file in files.items()
+        },
+        "versions": versions,
+    }
+
+
+def make_config(argv: Sequence[str]) -> ExportConfig | None:
+    """Makes the config that a command line asks for; None where it asks for help.
+
+    Raises:
+      ConfigError: a flag that is not known, missing, without a value or of another type.
+    """
+    _FLAGS.unparse_flags()
+    for name in _FLAGS:
+        _FLAGS[name].unparse()
+    try:
+        rest = _FLAGS(list(argv))
+    except flags.Error as error:
+        raise ConfigError(f"{error} (python -m trainer.export --help lists all flags)") from error
+    if len(rest) > 1:
+        raise ConfigError(f"{rest[1]!r} is not a flag; all flags start with --")
+    if _FLAGS.help:
+        return None
+    for name in ("run_dir", "out_dir"):
+        if not _FLAGS[name].value:
+            raise ConfigError(f"--{name} is missing: {_FLAGS[name].help}")
+    values = {field.name: _FLAGS[field.name].value for field in dataclasses.fields(ExportConfig)}
+    return ExportConfig(**{**values, "formats": tuple(values["formats"])})
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
+    try:
+        config = make_config(argv)
+        if config is None:
+            print(f"{__doc__}\n{_FLAGS.get_help()}")
+            return 0
+        card = run(config)
+    except (ConfigError, ArithmeticError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for entry in card["formats"].values():
+        differences = ", ".join(f"{key} {value:.1e}" for key, value in entry["max_abs_difference_to_keras"].items())
+        print(f"{config.out_dir}/{entry['file']}: largest difference to Keras on random cells: {differences}")
+    print(f"{len(card['classes'])} classes, {card['probabilities']}; see {config.out_dir}/{CARD_NAME}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

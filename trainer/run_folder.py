@@ -1,0 +1,192 @@
+"""A run's folder: config.json, checkpoints, history.csv. Whole files only: written under another name, then renamed.
+
+checkpoints/last.npz holds all that the run needs to go on as if it had not stopped; its record "state" is JSON.
+checkpoints/best.weights.h5 are the classifier's weights of the best epoch (`keras.Model.load_weights` reads them) and carry
+that epoch's value themselves, so the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+
+from hpa_proto.errors import ConfigError
+
+CONFIG_NAME = "config.json"
+HISTORY_NAME = "history.csv"
+LAST_NAME = "checkpoints/last.npz"
+BEST_NAME = "checkpoints/best.weights.h5"
+_PACKAGES = ("hpa-single-cell", "keras", "tensorflow", "jax", "torch", "numpy")
+
+
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+      path: the folder.
+    """
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+
+    def open(self, record: Mapping[str, Any]) -> None:
+        """Makes the folder, or accepts one that an equal run made.
+
+        Args:
+          record: JSON values that decide the run.
+
+        Raises:
+          ConfigError: the folder is another run's; the text names what differs.
+        """
+        path = self.path / CONFIG_NAME
+        # As JSON has it: tuples become lists.
+        record = json.loads(json.dumps(record))
+        if not path.exists():
+            if (self.path / LAST_NAME).exists():
+                raise ConfigError(f"{self.path}: has a checkpoint but no {CONFIG_NAME}; choose another --name")
+            about = {"run": record, "versions": versions(), "command_line": sys.argv}
+            _write(path, lambda name: Path(name).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8"))
+            return
+        differing = _differences(read_record(str(self.path)), record)
+        if differing:
+            raise ConfigError(
+                f"{self.path}: holds a run with another config: {'; '.join(differing)}; "
+                "give the same flags to go on with it, or another --name"
+            )
+
+    def save_last(self, state: Mapping[str, Any], variables: Sequence[keras.Variable]) -> None:
+        """Writes the checkpoint that a stopped run goes on from.
+
+        Args:
+          state: JSON values.
+          variables: of model and optimizer, in an order that a new process repeats.
+        """
+        arrays = {f"v{index:05d}": keras.ops.convert_to_numpy(v) for index, v in enumerate(variables)}
+        arrays["state"] = np.frombuffer(json.dumps({**state, "variables": _describe(variables)}).encode(), np.uint8)
+
+        def write(name: str) -> None:
+            with open(name, "wb") as file:
+                np.savez(file, **arrays)
+
+        _write(self.path / LAST_NAME, write)
+
+    def read_state(self) -> dict[str, Any] | None:
+        """Reads the state of the last checkpoint; None where there is none.
+
+        Raises:
+          ConfigError: it cannot be read.
+        """
+        path = self.path / LAST_NAME
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as arrays:
+                return json.loads(arrays["state"].tobytes())
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"{path}: not a checkpoint ({error}); remove it to start anew") from error
+
+    def restore_variables(self, variables: Sequence[keras.Variable]) -> None:
+        """Sets variables to the last checkpoint's.
+
+        Raises:
+          ConfigError: the checkpoint is another model's or optimizer's.
+        """
+        path = self.path / LAST_NAME
+        found, wanted = self.read_state()["variables"], _describe(variables)
+        if found != wanted:
+            example = next((f"{a} instead of {b}" for a, b in zip(found, wanted, strict=False) if a != b), "")
+            raise ConfigError(
+                f"{path}: a checkpoint of another model or optimizer ({len(found)} variables instead of {len(wanted)}"
+                f"{'; ' + example if example else ''}); choose another --name"
+            )
+        with np.load(path) as arrays:
+            for index, variable in enumerate(variables):
+                variable.assign(arrays[f"v{index:05d}"])
+
+    def save_best(self, classifier: keras.Model, *, monitor: str, value: float, epoch: int) -> None:
+        """Writes the classifier's weights with the value that made them the best."""
+
+        def write(name: str) -> None:
+            classifier.save_weights(name)
+            with h5py.File(name, "a") as file:
+                file.attrs.update(monitor=monitor, value=value, epoch=epoch)
+
+        # Keras goes by the ending.
+        _write(self.path / BEST_NAME, write, suffix=".weights.h5")
+
+    def best(self) -> tuple[str, float] | None:
+        """Reads the name and value of what is monitored from the best checkpoint; None where there is none."""
+        path = self.path / BEST_NAME
+        if not path.exists():
+            return None
+        try:
+            with h5py.File(path) as file:
+                return str(file.attrs["monitor"]), float(file.attrs["value"])
+        except (OSError, KeyError) as error:
+            raise ConfigError(f"{path}: not a checkpoint of this program ({error})") from error
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes history.csv, a row per epoch; the first row has all columns."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        _write(self.path / HISTORY_NAME, lambda name: Path(name).write_text(text.getvalue(), encoding="utf-8"))
+
+
+def read_record(run_dir: str) -> dict[str, Any]:
+    """Reads what decided a run, from its config.json: "config" (TrainConfig), "model" and "manifest_sha256".
+
+    Raises:
+      ConfigError: the folder is no run.
+    """
+    path = Path(run_dir) / CONFIG_NAME
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["run"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: not the config of a run ({error})") from error
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what computes."""
+    found = {"python": sys.version.split()[0], "backend": keras.backend.backend()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _describe(variables: Sequence[keras.Variable]) -> list[str]:
+    # Without names: Keras numbers layers and optimizers through a process.
+    return [f"{keras.backend.standardize_dtype(v.dtype)}{list(v.shape)}" for v in variables]
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Lists where two trees of JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [text for key in keys for text in _differences(old.get(key), new.get(key), f"{prefix}{key}.")]
+    return [] if old == new else [f"{prefix.rstrip('.').removeprefix('config.')} is {old}, here {new}"]
+
+
+def _write(path: Path, write: Callable[[str], Any], *, suffix: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}{suffix}")
+    write(str(temporary))
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
