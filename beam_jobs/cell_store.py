@@ -16,7 +16,9 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -31,6 +33,7 @@ CELLS_TABLE = "cells.parquet"
 FOVS_TABLE = "fovs.parquet"
 DEAD_LETTERS = "dead_letters.jsonl"
 _FOVS = "fovs"
+_ROWS_PER_CHUNK = 20_000
 _PACKAGES = ("apache-beam", "numpy", "opencv-python-headless", "scikit-image", "scipy")
 
 CELL_COLUMNS = {
@@ -48,6 +51,7 @@ CELL_COLUMNS = {
     "file": "str",
     "offset_bytes": "int64",
     "length_bytes": "int64",
+    "record_crc32c": "int64",
     **measurements.MEASUREMENT_TYPES,
 }
 
@@ -64,6 +68,7 @@ class FovRow:
       bit_depth: bits in use.
       num_cells: cells in the store.
       num_bytes: size of its file of cells.
+      input_bytes: size of its images, by which a later job notices that they have been replaced.
       read_msec: time to read and decode.
       segment_msec: time to segment.
       store_msec: time to cut, measure and write.
@@ -79,6 +84,7 @@ class FovRow:
     bit_depth: int = 0
     num_cells: int = 0
     num_bytes: int = 0
+    input_bytes: int = 0
     read_msec: int = 0
     segment_msec: int = 0
     store_msec: int = 0
@@ -174,7 +180,7 @@ class CellStore:
         file = self._file_name(row.fov_id, "tfrecord")
         for cell in cells:
             frames.append(records.frame_record(cell.SerializeToString(deterministic=True)))
-            rows.append(_cell_row(cell, file=file, offset_bytes=offset, length_bytes=len(frames[-1])))
+            rows.append(_cell_row(cell, frames[-1], file=file, offset_bytes=offset))
             offset += len(frames[-1])
         storage.write_bytes(storage.join(self.path, file), b"".join(frames))
         row = dataclasses.replace(row, num_cells=len(rows), num_bytes=offset)
@@ -185,14 +191,10 @@ class CellStore:
         """Notes that a FOV failed; a later job tries it again."""
         self._write_note(row, [])
 
-    def finished_fovs(self, labels: dict[str, str]) -> set[str]:
-        """Ids of FOVs that need no work.
-
-        Args:
-          labels: FOV id -> Kaggle's text of its labels. A FOV whose labels have changed since is not finished.
-        """
-        notes = self._read_notes(labels)
-        return {fov["fov_id"] for fov, _ in notes if not fov["error_reason"] and labels[fov["fov_id"]] == fov["labels"]}
+    def finished_fovs(self, fov_ids: Iterable[str]) -> dict[str, int]:
+        """Finds FOVs that need no work: FOV id -> size of the images that it was made from, bytes."""
+        notes = self._read_notes(fov_ids)
+        return {fov["fov_id"]: fov["input_bytes"] for fov, _ in notes if not fov["error_reason"]}
 
     def remove_temporary_files(self) -> None:
         """Takes away what a killed job left half written. Only for the store's sole job."""
@@ -210,17 +212,41 @@ class CellStore:
         """Number of FOVs that are finished or failed: what a progress bar shows."""
         return sum(name.endswith(".json") for name in storage.list_files(storage.join(self.path, _FOVS)))
 
-    def write_tables(self, fov_ids: Iterable[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Makes cells.parquet, fovs.parquet and dead_letters.jsonl of these FOVs.
+    def write_tables(
+        self,
+        labels: Mapping[str, str],
+        *,
+        extra_columns: Mapping[str, Mapping[str, str]] = types.MappingProxyType({}),
+        unusable: Iterable[FovRow] = (),
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Makes cells.parquet, fovs.parquet and dead_letters.jsonl.
+
+        Args:
+          labels: FOV id -> Kaggle's text of its labels, for the FOVs that the tables are to have. These labels count, not
+            those of the day when a FOV was segmented: a corrected label file costs no segmentation.
+          extra_columns: FOV id -> further columns by name, as antibody or plate.
+          unusable: rows of FOVs that were never tried.
 
         Returns:
           The cell table and the FOV table, sorted by FOV id and cell index.
         """
-        notes = sorted(self._read_notes(set(fov_ids)), key=lambda note: note[0]["fov_id"])
-        fovs = pd.DataFrame([fov for fov, _ in notes], columns=[field.name for field in dataclasses.fields(FovRow)])
-        cells = pd.DataFrame([cell for _, rows in notes for cell in rows], columns=list(CELL_COLUMNS)).astype(
-            CELL_COLUMNS
-        )
+        fov_rows, cell_chunks, pending = [dataclasses.asdict(row) for row in unusable], [], []
+        for fov, rows in self._read_notes(labels):
+            fov_rows.append(fov)
+            pending += rows
+            # A row as a dict takes ten times the memory of a row of a table.
+            if len(pending) > _ROWS_PER_CHUNK:
+                cell_chunks.append(_cell_table(pending))
+                pending = []
+        cell_chunks.append(_cell_table(pending))
+        fovs = pd.DataFrame(fov_rows, columns=[field.name for field in dataclasses.fields(FovRow)])
+        fovs = fovs.sort_values("fov_id", ignore_index=True)
+        cells = pd.concat(cell_chunks).sort_values(["fov_id", "cell_index"], ignore_index=True)
+        for table in (cells, fovs):
+            table["labels"] = table["fov_id"].map(labels).fillna("").astype("str")
+            for name in sorted({name for extra in extra_columns.values() for name in extra}):
+                values = {fov_id: extra[name] for fov_id, extra in extra_columns.items()}
+                table[name] = table["fov_id"].map(values).fillna("").astype("str")
         dead = fovs[fovs["error_reason"] != ""]
         lines = [
             json.dumps(
@@ -265,24 +291,27 @@ class CellStore:
         note = {"digest": self.digest, "fov": dataclasses.asdict(row), "cells": rows}
         storage.write_text(storage.join(self.path, self._file_name(row.fov_id, "json")), json.dumps(note))
 
-    def _read_notes(self, fov_ids: Iterable[str]) -> list[tuple[dict[str, object], list[dict[str, object]]]]:
+    def _read_notes(self, fov_ids: Iterable[str]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Yields the FOV's row and its cells' rows of each note, in no order that means anything."""
         wanted = {self._file_name(fov_id, "json").removeprefix(f"{_FOVS}/") for fov_id in fov_ids}
         folder = storage.join(self.path, _FOVS)
         names = [name for name in storage.list_files(folder) if name in wanted]
-        notes = []
         for name, data in zip(names, storage.read_many(storage.join(folder, name) for name in names), strict=True):
             try:
                 note = json.loads(data)
                 if note["digest"] == self.digest:
-                    notes.append((note["fov"], note["cells"]))
+                    yield note["fov"], note["cells"]
             except (ValueError, KeyError, TypeError) as error:
                 raise DatasetError(
                     f"{storage.join(folder, name)}: damaged: {error}; delete it and run again"
                 ) from error
-        return notes
 
 
-def _cell_row(cell: cells_pb2.Cell, *, file: str, offset_bytes: int, length_bytes: int) -> dict[str, object]:
+def _cell_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(CELL_COLUMNS)).astype(CELL_COLUMNS)
+
+
+def _cell_row(cell: cells_pb2.Cell, frame: bytes, *, file: str, offset_bytes: int) -> dict[str, Any]:
     return {
         "cell_id": cell.cell_id,
         "fov_id": cell.fov_id,
@@ -297,6 +326,7 @@ def _cell_row(cell: cells_pb2.Cell, *, file: str, offset_bytes: int, length_byte
         "bit_depth": cell.bit_depth,
         "file": file,
         "offset_bytes": offset_bytes,
-        "length_bytes": length_bytes,
+        "length_bytes": len(frame),
+        "record_crc32c": records.checksum_of(frame),
         **cell.measurements,
     }

@@ -32,8 +32,28 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
 
     # Beam's own chatter hides the job's progress bar and closing words.
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    # Flags that absl does not know stay in argv: they are Beam's.
-    app.run(guarded, flags_parser=lambda argv: flags.FLAGS(argv, known_only=True))
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        # Flags that absl does not know stay in argv: they are Beam's.
+        return flags.FLAGS(argv, known_only=True)
+    except flags.Error as error:
+        print(f"error: {error}; see --help", file=sys.stderr)
+        sys.exit(1)
+
+
+def to_counts(name: str, pairs: Sequence[tuple[str, float]]) -> tuple[tuple[str, int], ...]:
+    """Turns the numbers of `parse_pairs` into whole ones.
+
+    Raises:
+      ConfigError: one is not whole.
+    """
+    for key, number in pairs:
+        if not number.is_integer():
+            raise ConfigError(f"--{name}: {key}={number:g} is no whole number")
+    return tuple((key, int(number)) for key, number in pairs)
 
 
 def required(name: str, value: str | None) -> str:

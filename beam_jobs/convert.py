@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from beam_jobs import command, dataset_job, segment, shard, storage
+from beam_jobs import command, dataset_job, fov_source, segment, shard, storage
+from beam_jobs.cell_store import CELL_COLUMNS
+from hpa_proto.errors import ConfigError
 
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder for cells/ and dataset/.")
 flags.adopt_module_key_flags(command)
@@ -34,6 +36,12 @@ def main(beam_args: list[str]) -> int:
         data_dir=data_dir,
         default_label_scope="single" if segment_config.labels else "unlabelled",
     )
+    group_column = shard_config.plan.group_column
+    extra = fov_source.label_columns(segment_config.labels) if segment_config.labels else ()
+    if group_column not in (*CELL_COLUMNS, *extra):
+        raise ConfigError(
+            f"--group_column={group_column}: the label file has no such column; it has {', '.join(extra)}"
+        )
     segmented = segment.run(segment_config)
     print(segment.describe(segmented))
     if segmented.too_many_dead:

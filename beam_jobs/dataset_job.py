@@ -10,6 +10,7 @@ import re
 import time
 
 import apache_beam as beam
+import pandas as pd
 from google.protobuf import json_format
 
 from beam_jobs import plan as plan_lib
@@ -89,9 +90,10 @@ def run(config: ShardConfig) -> ShardResult:
     plan = plan_lib.make_plan(cells, config.plan)
     summary = describe_plan(plan, config.plan)
     plan_digest = plan_lib.plan_digest(config.plan, plan)
-    notes = ShardNotes(config.data_dir, _shards_digest(config, store, plan_digest))
+    notes = ShardNotes(config.data_dir, _shards_digest(config, store, plan, plan_digest))
     manifest = _new_manifest(config, store, summary, plan_digest)
-    finished = _clear_way(config, manifest, notes)
+    manifest.shards_digest = notes.digest
+    finished = _clear_way(config, notes)
 
     tasks = write_shards.write_plan(storage.join(config.data_dir, schema.PLAN_NAME), plan)
     pending = [task for task in tasks if task.name not in finished]
@@ -162,8 +164,11 @@ def _write(config: ShardConfig, store: CellStore, notes: ShardNotes, pending: li
         )
 
 
-def _shards_digest(config: ShardConfig, store: CellStore, plan_digest: str) -> str:
-    parts = [schema.SCHEMA_VERSION, plan_digest, store.digest, dataclasses.asdict(config.example)]
+def _shards_digest(config: ShardConfig, store: CellStore, plan: pd.DataFrame, plan_digest: str) -> str:
+    kept = plan[plan["dropped"] == plan_lib.KEPT].sort_values("cell_id")
+    # The records' checksums stand for their pixels: a store that was made anew may hold other ones under the same ids.
+    pixels = hashlib.sha256(kept["record_crc32c"].to_numpy("<i8").tobytes()).hexdigest()
+    parts = [schema.SCHEMA_VERSION, plan_digest, store.digest, pixels, dataclasses.asdict(config.example)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -180,6 +185,7 @@ def _new_manifest(
         image_format=example.image_format,
         jpeg_quality=example.jpeg_quality if example.image_format == "jpeg-planes" else 0,
         mask_background=example.mask_background,
+        keep_aspect_ratio=example.keep_aspect_ratio,
         plan_digest=plan_digest,
         cell_store_digest=store.digest,
         command_line=config.command_line,
@@ -194,15 +200,16 @@ def _new_manifest(
     return manifest
 
 
-def _clear_way(
-    config: ShardConfig, manifest: cells_pb2.DatasetManifest, notes: ShardNotes
-) -> dict[str, cells_pb2.ShardInfo]:
+def _clear_way(config: ShardConfig, notes: ShardNotes) -> dict[str, cells_pb2.ShardInfo]:
     """Makes the folder ready and returns the shards that are already as they should be."""
+    files = storage.list_files(config.data_dir)
+    is_ours = any(name in (schema.MANIFEST_NAME, schema.PLAN_NAME) for name in files)
+    if files and not is_ours:
+        raise ConfigError(f"{config.data_dir} is not empty and no data set (found {files[0]}); give another --data_dir")
     storage.remove_temporary_files(config.data_dir)
-    path = storage.join(config.data_dir, schema.MANIFEST_NAME)
-    if storage.exists(path):
+    if schema.MANIFEST_NAME in files:
         old = read_manifest(config.data_dir)
-        if _same_content(old, manifest):
+        if old.shards_digest == notes.digest and not config.overwrite:
             return {
                 shard.name: shard
                 for shard in old.shards
@@ -214,21 +221,11 @@ def _clear_way(
                 "give another --data_dir, or --overwrite to replace it"
             )
         # First of all, so that no manifest ever stands beside shards that are not its own.
-        storage.remove(path)
+        storage.remove(storage.join(config.data_dir, schema.MANIFEST_NAME))
+        notes.clear()
     finished = notes.read()
     notes.clear(keep=set(finished))
     return finished
-
-
-def _same_content(old: cells_pb2.DatasetManifest, new: cells_pb2.DatasetManifest) -> bool:
-    def content(manifest: cells_pb2.DatasetManifest) -> cells_pb2.DatasetManifest:
-        copy = cells_pb2.DatasetManifest()
-        copy.CopyFrom(manifest)
-        for field in ("shards", "command_line", "versions"):
-            copy.ClearField(field)
-        return copy
-
-    return content(old) == content(new)
 
 
 def _remove_strays(data_dir: str, wanted: set[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
+import struct
 
 import cv2
 import numpy as np
@@ -26,10 +28,29 @@ class FovImage:
     Attributes:
       pixels: uint8 or uint16, [H, W, 4], channels in `schema.CHANNELS` order.
       bit_depth: bits in use; full brightness is 2 ** bit_depth - 1.
+      input_bytes: size of the files together.
     """
 
     pixels: np.ndarray
     bit_depth: int
+    input_bytes: int = 0
+
+
+# What tifffile and OpenCV raise on damage; the fault is the file's in each. A damaged header may ask for terabytes.
+_DAMAGE = (
+    tifffile.TiffFileError,
+    cv2.error,
+    struct.error,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+)
 
 
 def read_fov(fov: FovRef, *, bit_depth: int = 0) -> FovImage:
@@ -54,21 +75,27 @@ def read_fov(fov: FovRef, *, bit_depth: int = 0) -> FovImage:
             raise _error(
                 fov, "duplicate_image", f"a multi-channel file beside {len(by_channel) - 1} single ones; keep one"
             )
-        pixels = _read_stack(fov, by_channel[ALL_CHANNELS])
     else:
-        pixels = _read_channels(fov, by_channel)
-    return FovImage(pixels, _used_bits(fov, pixels, bit_depth))
+        _check_channels(fov, by_channel)
+    files = {channel: _read_file(fov, path) for channel, path in by_channel.items()}
+    decode = _decode_stack if ALL_CHANNELS in by_channel else _decode_channels
+    pixels = decode(fov, by_channel, files)
+    return FovImage(pixels, _used_bits(fov, pixels, bit_depth), sum(map(len, files.values())))
 
 
-def _read_channels(fov: FovRef, by_channel: dict[str, str]) -> np.ndarray:
-    planes: list[np.ndarray] = []
+def _check_channels(fov: FovRef, by_channel: dict[str, str]) -> None:
     for channel in schema.CHANNELS:
         if channel not in by_channel:
             example = next(iter(by_channel.values()), "")
             looked_for = example.replace(f"_{next(iter(by_channel), '')}", f"_{channel}")
             raise _error(fov, "missing_channel", f"no {channel} channel (looked for {looked_for}); add it")
+
+
+def _decode_channels(fov: FovRef, by_channel: dict[str, str], files: dict[str, bytes]) -> np.ndarray:
+    planes: list[np.ndarray] = []
+    for channel in schema.CHANNELS:
         path = by_channel[channel]
-        plane = _to_grey(fov, _decode(fov, path, _read_file(fov, path)), path)
+        plane = _to_grey(fov, _decode(fov, path, files[channel]), path)
         if planes and plane.shape != planes[0].shape:
             raise _error(
                 fov,
@@ -83,8 +110,9 @@ def _read_channels(fov: FovRef, by_channel: dict[str, str]) -> np.ndarray:
     return cv2.merge(planes)
 
 
-def _read_stack(fov: FovRef, path: str) -> np.ndarray:
-    stack = np.squeeze(_decode(fov, path, _read_file(fov, path)))
+def _decode_stack(fov: FovRef, by_channel: dict[str, str], files: dict[str, bytes]) -> np.ndarray:
+    path = by_channel[ALL_CHANNELS]
+    stack = np.squeeze(_decode(fov, path, files[ALL_CHANNELS]))
     if stack.ndim != 3 or 4 not in (stack.shape[0], stack.shape[2]):
         raise _error(
             fov, "wrong_channel_count", f"{path} has shape {stack.shape}, not four channels (4, H, W) or (H, W, 4)"
@@ -115,7 +143,7 @@ def _decode(fov: FovRef, path: str, data: bytes) -> np.ndarray:
         raise _error(fov, "truncated_image", f"{path} ends too early ({len(data)} bytes); fetch it again")
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
+    except _DAMAGE as error:
         raise _error(fov, "unreadable_image", f"{path}: {error}") from error
     if image is None:
         raise _error(fov, "unreadable_image", f"{path} cannot be decoded; fetch it again")
@@ -131,16 +159,26 @@ def _decode_tiff(fov: FovRef, path: str, data: bytes) -> np.ndarray:
             ]
             if not ends or max(ends) > len(data):
                 raise _error(fov, "truncated_image", f"{path} ends too early ({len(data)} bytes); fetch it again")
-            return tiff.asarray()
+            return _order_channels(fov, path, tiff.asarray(), tiff.ome_metadata)
     except FovError:
         raise
-    # tifffile reports damage in all of these ways; the fault is the file's in each.
-    except (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, OSError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise _error(fov, "unreadable_image", f"{path} is not a readable TIFF: {error}") from error
 
 
+def _order_channels(fov: FovRef, path: str, stack: np.ndarray, ome_metadata: str | None) -> np.ndarray:
+    """Brings the planes of an OME-TIFF that names its channels into our order."""
+    names = [name.lower() for name in re.findall(r"<Channel[^>]*? Name=\"([^\"]*)\"", ome_metadata or "")]
+    known = [name for name in names if name in schema.CHANNELS]
+    if not known or stack.ndim != 3 or len(stack) != len(names):
+        return stack
+    if sorted(names) != sorted(schema.CHANNELS):
+        raise _error(fov, "wrong_channels", f"{path} names its channels {names}; wanted: {', '.join(schema.CHANNELS)}")
+    return stack[[names.index(channel) for channel in schema.CHANNELS]]
+
+
 def _to_grey(fov: FovRef, image: np.ndarray, path: str) -> np.ndarray:
-    if image.ndim == 3:
+    if image.ndim == 3 and image.shape[2] in (3, 4):
         # Public HPA pictures show a channel in its colour (yellow as red and green): the brightest of RGB is the channel.
         image = image[..., :3].max(axis=2)
     if image.ndim != 2:

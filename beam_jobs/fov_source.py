@@ -12,8 +12,7 @@ import glob
 import io
 import os
 import re
-
-from fsspec.core import url_to_fs
+from collections.abc import Iterator
 
 from beam_jobs import storage
 from hpa_proto import labels as hpa_labels
@@ -25,6 +24,7 @@ ALL_CHANNELS = "all"  # key of a multi-channel file in FovRef.paths
 _FILE_NAME = re.compile(r"(?P<fov_id>.+?)(?:_(?P<channel>red|green|blue|yellow))?(?:\.ome)?\.(?:png|jpe?g|tiff?)", re.I)
 _FOV_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_ID_LENGTH = 200
+_LABEL_COLUMNS = ("ID", "Label")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,14 @@ class FovListing:
     Attributes:
       fovs: sorted by id.
       labels_without_image: ids of the label file that have no file, sorted. No error: a folder is often a part of a set.
+      extra_columns: FOV id -> further columns of the label file, such as antibody or plate, by name.
+      unusable_names: (what would be the id, why not) of files whose names cannot be used.
     """
 
     fovs: tuple[FovRef, ...]
-    labels_without_image: tuple[str, ...]
+    labels_without_image: tuple[str, ...] = ()
+    extra_columns: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    unusable_names: tuple[tuple[str, str], ...] = ()
 
 
 def find_fovs(images: str, labels: str | None) -> FovListing:
@@ -67,21 +71,37 @@ def find_fovs(images: str, labels: str | None) -> FovListing:
     Raises:
       ConfigError: no such input, nothing in it, or a fault in a table (the text names file, line and value).
     """
-    paths = _paths_of_csv(images) if images.lower().endswith(".csv") else _paths_of_folder(images)
+    unusable: dict[str, str] = {}
+    paths = _paths_of_csv(images) if images.lower().endswith(".csv") else _paths_of_folder(images, unusable)
     if not paths:
         raise ConfigError(
             f"no FOV in {images}: looked for <id>_red.png, <id>_green.png, <id>_blue.png, <id>_yellow.png "
             "(or .jpg, .tif) and <id>.tif; make some with `python -m beam_jobs.synthesize`"
         )
-    label_sets = read_labels(labels) if labels else None
-    fovs = tuple(
-        FovRef(fov_id, tuple(sorted(paths[fov_id])), () if label_sets is None else label_sets.get(fov_id))
-        for fov_id in sorted(paths)
-    )
-    unmatched = () if label_sets is None else tuple(sorted(label_sets.keys() - paths.keys()))
-    if label_sets is not None and len(unmatched) == len(label_sets):
+    if not labels:
+        fovs = tuple(FovRef(fov_id, tuple(sorted(paths[fov_id])), ()) for fov_id in sorted(paths))
+        return FovListing(fovs, unusable_names=tuple(sorted(unusable.items())))
+    rows = dict(_label_rows(labels))
+    label_sets = {fov_id: label_set for fov_id, (label_set, _) in rows.items()}
+    unmatched = tuple(sorted(label_sets.keys() - paths.keys()))
+    if len(unmatched) == len(label_sets):
         raise ConfigError(f"no ID of {labels} has an image in {images}, as in {unmatched[0]}; are these of one set?")
-    return FovListing(fovs, unmatched)
+    return FovListing(
+        tuple(FovRef(fov_id, tuple(sorted(paths[fov_id])), label_sets.get(fov_id)) for fov_id in sorted(paths)),
+        unmatched,
+        {fov_id: extra for fov_id, (_, extra) in rows.items() if fov_id in paths},
+        tuple(sorted(unusable.items())),
+    )
+
+
+def label_columns(path: str) -> tuple[str, ...]:
+    """Reads the names of a label file's further columns.
+
+    Raises:
+      ConfigError: not a label file.
+    """
+    rows = _read_csv(path, required=_LABEL_COLUMNS)
+    return tuple(column for column in (rows[0][1] if rows else ()) if column not in _LABEL_COLUMNS)
 
 
 def read_labels(path: str) -> dict[str, tuple[int, ...]]:
@@ -90,18 +110,24 @@ def read_labels(path: str) -> dict[str, tuple[int, ...]]:
     Raises:
       ConfigError: a fault; the text names file, line and value.
     """
-    label_sets: dict[str, tuple[int, ...]] = {}
-    for line, row in _read_csv(path, required=("ID", "Label")):
+    return {fov_id: label_set for fov_id, (label_set, _) in _label_rows(path)}
+
+
+def _label_rows(path: str) -> Iterator[tuple[str, tuple[tuple[int, ...], dict[str, str]]]]:
+    """Yields FOV id, labels and further columns of each row of a label file."""
+    seen = set()
+    for line, row in _read_csv(path, required=_LABEL_COLUMNS):
         fov_id = _check_id(row["ID"], path, line)
-        if fov_id in label_sets:
+        if fov_id in seen:
             raise ConfigError(f"{path}, line {line}: ID {fov_id} stands twice")
+        seen.add(fov_id)
         try:
-            label_sets[fov_id] = hpa_labels.parse_label_set(row["Label"])
+            label_set = hpa_labels.parse_label_set(row["Label"])
         except ValueError as error:
             raise ConfigError(f"{path}, line {line}: FOV {fov_id}: {error}") from error
-        if not label_sets[fov_id]:
+        if not label_set:
             raise ConfigError(f"{path}, line {line}: FOV {fov_id} has no label; remove the row or give one")
-    return label_sets
+        yield fov_id, (label_set, {column: row[column] for column in row if column not in _LABEL_COLUMNS})
 
 
 def _read_csv(path: str, *, required: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
@@ -110,15 +136,18 @@ def _read_csv(path: str, *, required: tuple[str, ...]) -> list[tuple[int, dict[s
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a readable CSV file: {error}") from error
     reader = csv.DictReader(io.StringIO(text))
-    header = reader.fieldnames or []
-    missing = [column for column in required if column not in header]
-    if missing:
-        raise ConfigError(f"{path}, line 1: no column {', '.join(missing)} (comma-separated); found {header}")
     rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise ConfigError(f"{path}, line {reader.line_num}: not as many values as the header has: {row}")
-        rows.append((reader.line_num, row))
+    try:
+        header = reader.fieldnames or []
+        missing = [column for column in required if column not in header]
+        if missing:
+            raise ConfigError(f"{path}, line 1: no column {', '.join(missing)} (comma-separated); found {header}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise ConfigError(f"{path}, line {reader.line_num}: not as many values as the header has: {row}")
+            rows.append((reader.line_num, row))
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {reader.line_num}: {error}; is a quote left open?") from error
     return rows
 
 
@@ -156,7 +185,7 @@ def _resolve(path: str, folder: str) -> str:
     return path if storage.is_url(path) or os.path.isabs(path) or not folder else storage.join(folder, path)
 
 
-def _paths_of_folder(images: str) -> dict[str, list[tuple[str, str]]]:
+def _paths_of_folder(images: str, unusable: dict[str, str]) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for path in _matches(images):
         match = _FILE_NAME.fullmatch(os.path.basename(path))
@@ -166,14 +195,18 @@ def _paths_of_folder(images: str) -> dict[str, list[tuple[str, str]]]:
         channel = match["channel"].lower() if match["channel"] else ALL_CHANNELS
         if channel == ALL_CHANNELS and not path.lower().endswith((".tif", ".tiff")):
             continue
-        found.setdefault(_check_id(match["fov_id"], path), []).append((channel, path))
+        try:
+            found.setdefault(_check_id(match["fov_id"], path), []).append((channel, path))
+        except ConfigError as error:
+            # One file with a space in its name must not stop the others.
+            unusable[match["fov_id"]] = str(error)
     return found
 
 
 def _matches(images: str) -> list[str]:
     is_glob = any(mark in images for mark in "*?[")
     if storage.is_url(images):
-        filesystem, name = url_to_fs(images)
+        filesystem, name = storage.open_filesystem(images)
         names = (
             filesystem.glob(name) if is_glob else filesystem.ls(name, detail=False) if filesystem.exists(name) else []
         )

@@ -106,7 +106,10 @@ def make_plan(cells: pd.DataFrame, config: PlanConfig) -> pd.DataFrame:
     dropped = np.array((KEPT, *REASONS), dtype=object)[state.reason]
     if not state.kept.any():
         counts = ", ".join(f"{reason} {count}" for reason, count in count_reasons(dropped).items())
-        raise ConfigError(f"no cell is left of {len(cells)}: {counts}; loosen the rules with the highest counts")
+        advice = "loosen the rules with the highest counts"
+        if (dropped == "unlabelled").all():
+            advice = "a set without labels needs label_scope=unlabelled"
+        raise ConfigError(f"no cell is left of {len(cells)}: {counts}; {advice}")
 
     plan = cells.drop(columns=list(PLAN_COLUMNS), errors="ignore")
     texts = np.array([labels.format_label_set(label_set) for label_set in state.label_sets], dtype=object)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 import threading
@@ -33,7 +34,7 @@ def check_beam_args(beam_args: Sequence[str]) -> None:
     except SystemExit as error:
         raise ConfigError(f"Beam does not accept these flags: {' '.join(beam_args)}") from error
     if unknown:
-        raise ConfigError(f"unknown flag {' '.join(unknown)}: neither this job's (see --helpfull) nor Beam's")
+        raise ConfigError(f"unknown flag {' '.join(unknown)}: neither this job's (see --help) nor Beam's")
 
 
 def make_pipeline(beam_args: Sequence[str], *, num_workers: int) -> Pipeline:
@@ -48,12 +49,35 @@ def make_pipeline(beam_args: Sequence[str], *, num_workers: int) -> Pipeline:
     # The class and not the name "DirectRunner": that one first tries to download another runner.
     if num_workers == 1:
         return Pipeline(runner=fn_runner.FnApiRunner(), options=PipelineOptions(list(beam_args)))
+    _abort_when_a_worker_dies()
     command = f"{shlex.quote(sys.executable)} -m beam_jobs.local_worker"
     local_runner = fn_runner.FnApiRunner(
         default_environment=environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
     )
     options = PipelineOptions([*beam_args, f"--direct_num_workers={num_workers}"])
     return Pipeline(runner=local_runner, options=options)
+
+
+def _abort_when_a_worker_dies() -> None:
+    """Ends the job with a word when a worker process is killed, by the system for want of memory, say.
+
+    Beam notices it in a thread of its own, raises there, and the pipeline waits for ever.
+    """
+    default_hook = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not str(arguments.exc_value).startswith("Worker subprocess exited"):
+            default_hook(arguments)
+            return
+        print(
+            f"\nerror: {arguments.exc_value} (137 or -9: killed, often for want of memory; try fewer --num_workers); "
+            "run the same command to go on",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    threading.excepthook = hook
 
 
 @contextlib.contextmanager

@@ -16,10 +16,10 @@ import apache_beam as beam
 import pandas as pd
 from absl import flags
 
-from beam_jobs import command, runner
-from beam_jobs.cell_store import DEAD_LETTERS, CellStore
+from beam_jobs import command, runner, storage
+from beam_jobs.cell_store import DEAD_LETTERS, CellStore, FovRow
 from beam_jobs.fov_reader import BIT_DEPTHS
-from beam_jobs.fov_source import FovListing, find_fovs
+from beam_jobs.fov_source import FovListing, FovRef, find_fovs
 from beam_jobs.segment_fovs import SegmentFovs
 from beam_jobs.segmenters import SEGMENTERS, Segmenter, make_segmenter
 from hpa_proto import labels as hpa_labels
@@ -126,7 +126,7 @@ def run(config: SegmentConfig) -> SegmentResult:
     store = CellStore.create(config.cells_dir, _store_config(config, segmenter))
     labels = {fov.fov_id: hpa_labels.format_label_set(fov.labels or ()) for fov in listing.fovs}
     finished = store.finished_fovs(labels)
-    pending = [fov for fov in listing.fovs if fov.fov_id not in finished]
+    pending = [fov for fov in listing.fovs if not _is_unchanged(fov, finished.get(fov.fov_id))]
     store.remove_temporary_files()
     store.clear_notes(fov.fov_id for fov in pending)
     if pending:
@@ -141,10 +141,13 @@ def run(config: SegmentConfig) -> SegmentResult:
                 | "SpreadFovs" >> beam.Reshuffle()
                 | "SegmentFovs" >> transform
             )
-    cells, fovs = store.write_tables(labels)
+    unusable = [
+        FovRow(name, error_stage="read", error_reason="bad_id", error_detail=detail)
+        for name, detail in listing.unusable_names
+    ]
+    cells, fovs = store.write_tables(labels, extra_columns=listing.extra_columns, unusable=unusable)
     # Nothing may vanish: a runner that swallowed a FOV must not look like success.
-    if set(fovs["fov_id"]) != labels.keys():
-        missing = sorted(labels.keys() - set(fovs["fov_id"]))
+    if missing := sorted(labels.keys() - set(fovs["fov_id"])):
         raise RuntimeError(f"{len(missing)} FOVs were neither segmented nor reported dead, as {missing[0]}")
     return SegmentResult(store, cells, fovs, listing, len(pending), time.monotonic() - start, config.max_dead_fraction)
 
@@ -173,6 +176,13 @@ def describe(result: SegmentResult) -> str:
             "mend them or raise it and run again (what is finished stays)"
         )
     return "\n".join(lines)
+
+
+def _is_unchanged(fov: FovRef, input_bytes: int | None) -> bool:
+    """True for a finished FOV whose images have the size that they had. Only asked of local files: it is quick there."""
+    if input_bytes is None or any(storage.is_url(path) for _, path in fov.paths):
+        return input_bytes is not None
+    return sum(storage.size(path) or 0 for _, path in fov.paths) == input_bytes
 
 
 def _store_config(config: SegmentConfig, segmenter: Segmenter) -> dict[str, object]:

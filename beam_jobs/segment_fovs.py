@@ -90,6 +90,7 @@ class _SegmentFov(beam.DoFn):
             height_px=height_px,
             width_px=width_px,
             bit_depth=image.bit_depth,
+            input_bytes=image.input_bytes,
             read_msec=round(1000 * (read - start)),
             segment_msec=round(1000 * (segmented - read)),
             store_msec=round(1000 * (time.monotonic() - segmented)),

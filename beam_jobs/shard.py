@@ -31,7 +31,7 @@ _LABEL_SCOPE = flags.DEFINE_enum(
     None,
     schema.LABEL_SCOPES,
     "Cells of FOVs with a single label (strong labels), of all labelled FOVs (weak labels), or of any FOV, without labels. "
-    "Default: single; unlabelled where there is no label file.",
+    "Default: single; of convert without --labels: unlabelled.",
 )
 _CLASSES = flags.DEFINE_list("classes", None, "Classes in scope, numbers or names; default: all.")
 _DROP_CLASSES = flags.DEFINE_list("drop_classes", [], "Classes out of scope, numbers or names.")
@@ -55,7 +55,7 @@ _SPLITS = flags.DEFINE_list("splits", None, "Splits and weights; default train=1
 _GROUP_COLUMN = flags.DEFINE_string("group_column", "fov_id", "Cells with equal values here share a split.")
 _CELLS_PER_SHARD = flags.DEFINE_integer("cells_per_shard", 1024, "Greatest number of cells in a shard.", 1)
 _SHARDS = flags.DEFINE_list("shards", [], "Number of shards of a split, as train=16,test=2; overrides cells_per_shard.")
-_SEED = flags.DEFINE_integer("seed", 0, "Another seed gives another choice, split and order.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Another seed gives another choice, split and order.", 0, 2**63 - 1)
 
 # Which pictures.
 _IMAGE_SIZE = flags.DEFINE_integer("image_size_px", 528, "Side of the square pictures.")
@@ -100,7 +100,7 @@ def config_from_flags(
             max_cells_per_class=_MAX_CELLS.value,
             group_column=_GROUP_COLUMN.value,
             cells_per_shard=_CELLS_PER_SHARD.value,
-            shards=tuple((name, int(count)) for name, count in command.parse_pairs("shards", _SHARDS.value)),
+            shards=command.to_counts("shards", command.parse_pairs("shards", _SHARDS.value)),
             seed=_SEED.value,
         ),
         example=ExampleConfig(

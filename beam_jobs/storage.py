@@ -20,6 +20,8 @@ import fsspec
 import pandas as pd
 from fsspec.core import url_to_fs
 
+from hpa_proto.errors import ConfigError
+
 # Temporary names are hidden and recognisable, so that a later run can take away what a killed one left.
 _TEMPORARY_MARK = ".tmp-"
 _NUM_READERS = 16
@@ -43,7 +45,10 @@ def open_read(path: str) -> BinaryIO:
     Raises:
       OSError: not there or not readable.
     """
-    return fsspec.open(path, "rb").open() if is_url(path) else open(path, "rb")
+    if not is_url(path):
+        return open(path, "rb")
+    filesystem, name = open_filesystem(path)
+    return filesystem.open(name, "rb")
 
 
 def read_bytes(path: str) -> bytes:
@@ -74,7 +79,8 @@ def create(path: str) -> Iterator[BinaryIO]:
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as file:
             yield file
             file.seek(0)
-            with fsspec.open(path, "wb") as target:
+            filesystem, name = open_filesystem(path)
+            with filesystem.open(name, "wb") as target:
                 shutil.copyfileobj(file, target, _COPY_BYTES)
         return
     folder = os.path.dirname(path) or "."
@@ -124,7 +130,7 @@ def exists(path: str) -> bool:
     """True where a file or folder is."""
     if not is_url(path):
         return os.path.exists(path)
-    filesystem, name = url_to_fs(path)
+    filesystem, name = open_filesystem(path)
     return filesystem.exists(name)
 
 
@@ -133,7 +139,7 @@ def size(path: str) -> int | None:
     if not exists(path):
         return None
     if is_url(path):
-        filesystem, name = url_to_fs(path)
+        filesystem, name = open_filesystem(path)
         return filesystem.size(name)
     return os.path.getsize(path)
 
@@ -141,7 +147,7 @@ def size(path: str) -> int | None:
 def remove(path: str) -> None:
     """Removes a file; nothing happens where there is none."""
     if is_url(path):
-        filesystem, name = url_to_fs(path)
+        filesystem, name = open_filesystem(path)
         if filesystem.exists(name):
             filesystem.rm_file(name)
     elif os.path.exists(path):
@@ -174,9 +180,26 @@ def remove_temporary_files(folder: str) -> int:
     return len(stray)
 
 
+def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Opens the file system of a URL.
+
+    Raises:
+      ConfigError: nothing here speaks its protocol.
+    """
+    try:
+        filesystem, name = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{url}: {error}; pip install 'hpa-single-cell[s3]' or [gs] brings s3:// and gs://"
+        ) from error
+    # Listings are kept by the process that made them, and other processes write meanwhile.
+    filesystem.invalidate_cache()
+    return filesystem, name
+
+
 def _walk(folder: str) -> list[str]:
     if is_url(folder):
-        filesystem, root = url_to_fs(folder)
+        filesystem, root = open_filesystem(folder)
         if not filesystem.exists(root):
             return []
         return sorted(name.removeprefix(root).lstrip("/") for name in filesystem.find(root))

@@ -30,6 +30,11 @@ def frame_record(data: bytes) -> bytes:
     return b"".join((length, _FOOTER.pack(_masked_crc(length)), data, _FOOTER.pack(_masked_crc(data))))
 
 
+def checksum_of(frame: bytes) -> int:
+    """Returns the masked CRC32C of a frame's record, uint32, as the frame holds it."""
+    return _FOOTER.unpack_from(frame, len(frame) - _FOOTER.size)[0]
+
+
 def unframe_record(frame: bytes, *, path: str, offset: int) -> bytes:
     """Takes one record out of its frame.
 
@@ -49,7 +54,7 @@ def unframe_record(frame: bytes, *, path: str, offset: int) -> bytes:
     if len(frame) != length + FRAME_BYTES:
         raise DatasetError(f"{path}: truncated record at byte {offset}")
     data = frame[_HEADER.size : -_FOOTER.size]
-    if _masked_crc(data) != _FOOTER.unpack_from(frame, len(frame) - _FOOTER.size)[0]:
+    if _masked_crc(data) != checksum_of(frame):
         raise DatasetError(f"{path}: corrupt record at byte {offset} (CRC32C does not match)")
     return data
 

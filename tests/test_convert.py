@@ -10,6 +10,7 @@ import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 
 import small_fovs
@@ -75,6 +76,10 @@ def test_dead_fov_ends_with_status_1_and_allowed_ones_with_0(tmp_path):
         (["--segmenter=watershed"], "masks_dir"),
         (["--image_size_px=1"], "image size"),
         (["--classes=Golgy"], "Golgy"),
+        (["--num_workers=0"], "num_workers"),
+        (["--shards=train=2.5"], "no whole number"),
+        (["--group_column=plate"], "--group_column=plate"),
+        (["--cells_dir=foo://x"], "foo"),
     ],
 )
 def test_bad_flag_is_one_line_and_nothing_is_read(tmp_path, flags, message):
@@ -114,6 +119,30 @@ def test_killed_job_goes_on_and_ends_with_the_same_bytes(tmp_path):
     for name in ("dataset/plan.parquet", "cells/cells.parquet"):
         assert (killed / "out" / name).read_bytes() == (undisturbed / "out" / name).read_bytes()
     assert not list((killed / "out").rglob(".tmp-*"))
+
+
+def test_killed_worker_ends_the_job_with_a_word(tmp_path):
+    folder = small_fovs.write_set(tmp_path, num_fovs=60, height=256, width=256, num_cells=9)
+    job = subprocess.Popen(
+        command(folder, "--num_workers=2"),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    workers = []
+    deadline = time.monotonic() + 120
+    while len(workers) < 2 or not list((folder / "out" / "cells" / "fovs").rglob("*.json")):
+        assert job.poll() is None, "the job ended before a worker could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        children = psutil.Process(job.pid).children(recursive=True)
+        workers = [child for child in children if "beam_jobs.local_worker" in child.cmdline()]
+    workers[-1].kill()
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 1
+    assert "run the same command to go on" in errors
+    assert run(folder).returncode == 0
 
 
 def test_set_without_labels_becomes_one_predict_split(tmp_path):

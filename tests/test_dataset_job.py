@@ -1,6 +1,7 @@
 """Promises of the sharding job: the data set on disk is the plan, whatever the runner, and whole or not there."""
 
 import hashlib
+import shutil
 
 import pandas as pd
 import pytest
@@ -161,6 +162,40 @@ def test_changed_picture_settings_write_all_shards_anew(cells_dir, tmp_path):
     dataset_job.run(make_config(cells_dir, tmp_path))
     changed = make_config(cells_dir, tmp_path, overwrite=True, example=ExampleConfig(image_size_px=32, jpeg_quality=50))
     assert dataset_job.run(changed).num_written == 48
+
+
+def test_every_picture_setting_counts(cells_dir, tmp_path):
+    dataset_job.run(make_config(cells_dir, tmp_path))
+    stretched = ExampleConfig(image_size_px=32, keep_aspect_ratio=False)
+    with pytest.raises(ConfigError, match="--overwrite"):
+        dataset_job.run(make_config(cells_dir, tmp_path, example=stretched))
+    assert dataset_job.run(make_config(cells_dir, tmp_path, example=stretched, overwrite=True)).num_written == 48
+
+
+def test_other_pixels_under_the_same_ids_are_other_content(cells_dir, tmp_path):
+    first = dataset_job.run(make_config(cells_dir, tmp_path / "a"))
+    copy = tmp_path / "cells"
+    shutil.copytree(cells_dir, copy)
+    cells = pd.read_parquet(copy / "cells.parquet")
+    cells.loc[0, "record_crc32c"] += 1
+    cells.to_parquet(copy / "cells.parquet")
+    second = dataset_job.run(make_config(str(copy), tmp_path / "b"))
+    assert first.manifest.plan_digest == second.manifest.plan_digest
+    assert first.manifest.shards_digest != second.manifest.shards_digest
+
+
+def test_overwrite_always_writes(cells_dir, tmp_path):
+    dataset_job.run(make_config(cells_dir, tmp_path))
+    assert dataset_job.run(make_config(cells_dir, tmp_path, overwrite=True)).num_written == 48
+
+
+def test_folder_with_other_peoples_files_is_left_alone(cells_dir, tmp_path):
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    (folder / "train-00000-of-00016.tfrecord").write_bytes(b"not ours")
+    with pytest.raises(ConfigError, match="not empty and no data set"):
+        dataset_job.run(make_config(cells_dir, tmp_path))
+    assert (folder / "train-00000-of-00016.tfrecord").read_bytes() == b"not ours"
 
 
 def test_all_labels_scope_keeps_label_sets(cells_dir, tmp_path):

@@ -1,5 +1,7 @@
 """Promises of beam_jobs.fov_reader: formats that are read, and every fault as a FovError with its reason."""
 
+import contextlib
+
 import cv2
 import numpy as np
 import pytest
@@ -156,3 +158,39 @@ def test_two_files_of_one_channel(paths):
 def test_stack_beside_single_channels(tmp_path, paths, image):
     tifffile.imwrite(tmp_path / "f.tif", np.moveaxis(image, 2, 0), photometric="minisblack")
     assert reason_of({**paths, "all": tmp_path / "f.tif"}) == "duplicate_image"
+
+
+@pytest.mark.parametrize("num_pages", [2, 3])
+def test_several_pages_in_a_channels_file(tmp_path, paths, num_pages):
+    path = tmp_path / "red.tif"
+    tifffile.imwrite(path, np.zeros((num_pages, 40, 60), np.uint8), photometric="minisblack")
+    assert reason_of({**paths, "red": path}) == "wrong_channel_count"
+
+
+def test_named_channels_of_an_ome_tiff_are_taken_by_name(tmp_path, image):
+    names = ["blue", "green", "red", "yellow"]
+    stack = np.stack([image[..., ("red", "green", "blue", "yellow").index(name)] for name in names])
+    path = tmp_path / "f.ome.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack", metadata={"axes": "CYX", "Channel": {"Name": names}})
+    np.testing.assert_array_equal(read_fov(ref({"all": path})).pixels, image)
+
+
+def test_partly_known_channel_names_are_not_guessed_at(tmp_path, image):
+    path = tmp_path / "f.ome.tif"
+    metadata = {"axes": "CYX", "Channel": {"Name": ["red", "green", "DAPI", "yellow"]}}
+    tifffile.imwrite(path, np.moveaxis(image, 2, 0), photometric="minisblack", metadata=metadata)
+    assert reason_of({"all": path}) == "wrong_channels"
+
+
+def test_altered_bytes_of_a_tiff_give_pixels_or_a_fov_error(tmp_path, image):
+    paths = small_fovs.write_fov(tmp_path, "f", image, suffix=".tif")
+    good = paths["red"].read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        data = bytearray(good)
+        for position in rng.integers(0, len(data), 3):
+            data[position] = rng.integers(0, 256)
+        paths["red"].write_bytes(bytes(data))
+        # Nothing but pixels or a FovError: any other exception would stop a job for one bad file.
+        with contextlib.suppress(FovError):
+            assert read_fov(ref(paths)).pixels.shape == (40, 60, 4)

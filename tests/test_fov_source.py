@@ -106,6 +106,7 @@ def test_id_that_could_leave_its_folder_is_an_error(tmp_path, fov_id):
         ("ID,Label\na\n", r"line 2: not as many values"),
         ("ID,Label\na,1,2\n", r"line 2: not as many values"),
         ("", r"line 1: no column"),
+        ('ID,Label\na,"' + "x" * 200_000, r"line \d+: .*quote"),
     ],
 )
 def test_fault_of_a_label_file_names_file_line_and_value(tmp_path, text, message):
@@ -124,3 +125,10 @@ def test_unreadable_label_file_is_an_error(tmp_path):
 def test_csv_without_any_path_column_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no column with paths"):
         find_fovs(write(tmp_path / "f.csv", "ID,file\na,b\n"), None)
+
+
+def test_further_columns_come_along_and_unusable_names_are_told(tmp_path):
+    folder = touch(tmp_path / "images", *channels("a"), "plate 1_red.png")
+    listing = find_fovs(str(folder), write(tmp_path / "l.csv", "ID,Label,plate\na,1,p7\n"))
+    assert listing.extra_columns == {"a": {"plate": "p7"}}
+    assert [name for name, _ in listing.unusable_names] == ["plate 1"]

@@ -45,7 +45,7 @@ def test_manifest_of_another_version_is_an_error_that_says_what_to_do():
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"shards": 3}', '{"schema_version": "x"}', "null", '"text"'])
 def test_damaged_manifest_is_an_error(text):
-    with pytest.raises(DatasetError, match="^m: "):
+    with pytest.raises(DatasetError, match=r"^m: "):
         schema.parse_manifest(text, source="m")
 
 

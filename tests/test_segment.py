@@ -104,13 +104,42 @@ def test_finished_fovs_are_not_segmented_again(folder, monkeypatch):
     pd.testing.assert_frame_equal(second.cells, first.cells)
 
 
-def test_fov_with_new_labels_is_done_again(folder):
+def test_corrected_labels_cost_no_segmentation(folder):
     segment.run(make_config(folder))
     labels = (folder / "labels.csv").read_text().replace("fov-1,5", "fov-1,6")
     (folder / "labels.csv").write_text(labels)
     result = segment.run(make_config(folder))
-    assert result.num_segmented == 1
+    assert result.num_segmented == 0
     assert set(result.cells.loc[result.cells["fov_id"] == "fov-1", "labels"]) == {"6"}
+    assert list(result.fovs["labels"]) == ["0", "6", "0|7", "16"]
+
+
+def test_replaced_images_are_segmented_again(folder):
+    first = segment.run(make_config(folder))
+    image, _, _ = small_fovs.draw_fov(seed=99)
+    small_fovs.write_fov(folder / "images", "fov-2", image)
+    second = segment.run(make_config(folder))
+    assert second.num_segmented == 1
+    changed = first.cells["record_crc32c"] != second.cells["record_crc32c"]
+    assert set(first.cells.loc[changed, "fov_id"]) == {"fov-2"}
+
+
+def test_further_columns_of_the_label_file_reach_the_tables(folder):
+    lines = (folder / "labels.csv").read_text().splitlines()
+    plates = ["plate", "p1", "p1", "p2", "p2"]
+    rows = [f"{line},{plate}" for line, plate in zip(lines, plates, strict=True)]
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    result = segment.run(make_config(folder))
+    assert list(result.fovs["plate"]) == plates[1:]
+    assert set(result.cells.loc[result.cells["fov_id"] == "fov-3", "plate"]) == {"p2"}
+
+
+def test_file_with_an_unusable_name_is_a_dead_letter(folder):
+    (folder / "images" / "plate 1_red.png").write_bytes(b"x")
+    result = segment.run(make_config(folder))
+    assert reasons(result) == {"plate 1": "bad_id"}
+    assert len(result.cells) == 16
+    assert result.too_many_dead
 
 
 def test_half_written_files_of_a_killed_job_are_removed(folder):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+import tokenize
 import zipfile
+import zlib
 
 import cv2
 import numpy as np
@@ -20,6 +23,22 @@ NUCLEUS_NAME = "{}_nuclei.png"
 
 # A piece of a nucleus map smaller than this share of its cell's largest nucleus is a stray speck, not a second nucleus.
 _SPECK_SHARE = 0.05
+
+
+# What numpy, zipfile and OpenCV raise on a damaged file.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    cv2.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +63,9 @@ class MasksSegmenter:
 
     def config(self) -> dict[str, object]:
         """Returns name and folder."""
-        return {"name": "masks", "masks_dir": self.masks_dir}
+        # However the folder is written, it is the same one.
+        masks_dir = self.masks_dir.rstrip("/") if storage.is_url(self.masks_dir) else os.path.abspath(self.masks_dir)
+        return {"name": "masks", "masks_dir": masks_dir}
 
     def segment(self, image: np.ndarray, *, fov_id: str) -> Segmentation:
         """Reads the masks of one FOV.
@@ -116,7 +137,7 @@ def _read_mask(path: str, fov_id: str) -> np.ndarray:
     try:
         data = storage.read_bytes(path)
         mask = _decode_array(data) if path.endswith((".npy", ".npz")) else _decode_image(data)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise _unreadable(fov_id, f"{path} cannot be read: {error}") from error
     if mask.ndim != 2 or not np.issubdtype(mask.dtype, np.integer):
         raise _unreadable(fov_id, f"{path} holds {mask.dtype}{list(mask.shape)}; wanted: integers [H, W]")
