@@ -96,7 +96,8 @@ def cell_planes(cell: cells_pb2.Cell, config: ExampleConfig) -> np.ndarray:
     """
     crops = cell_png.decode_png(cell.image_png, num_channels=len(schema.CHANNELS))
     height, width = crops.shape[1:]
-    mask = masks.decode_mask(cell.cell_mask.counts, height=height, width=width).view(np.uint8)
+    # COCO's masks lie column by column; turned once here, not by OpenCV for every channel.
+    mask = np.ascontiguousarray(masks.decode_mask(cell.cell_mask.counts, height=height, width=width)).view(np.uint8)
     size = config.image_size_px
     scale = size / max(height, width)
     fitted = (max(1, round(width * scale)), max(1, round(height * scale))) if config.keep_aspect_ratio else (size, size)
