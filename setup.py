@@ -30,7 +30,6 @@ setup(
         "pandas>=2.2",
         "pillow>=10.1",
         "protobuf>=6.31",
-        "psutil>=6.0",
         "pyarrow>=18",
         "pycocotools>=2.0.8",
         "scikit-image>=0.25",
