@@ -25,9 +25,9 @@ def commands():
 
 @pytest.mark.parametrize(("module", "used"), sorted(commands().items()))
 def test_command_of_the_docs_exists_with_its_flags(module, used):
-    done = subprocess.run([sys.executable, "-m", module, "--helpfull"], capture_output=True, text=True, timeout=120)
-    assert "flags:" in done.stdout, done.stderr
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=120)
     known = set(re.findall(r"--(?:\[no\])?(\w+)", done.stdout))
+    assert known, done.stderr
     assert used - known - {"help"} == set()
 
 
