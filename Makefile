@@ -30,7 +30,7 @@ demo: $(VENV)/run.stamp
 	    --pixel_size_um=0.16 --num_workers=2
 	$(BIN)/python -m beam_jobs.convert --images=$(DEMO)/fovs/images --labels=$(DEMO)/fovs/labels.csv \
 	    --out_dir=$(DEMO) --pixel_size_um=0.16 --splits=train=1,validation=1,test=1 --cells_per_shard=256 --num_workers=2
-	$(BIN)/python -m beam_jobs.inspect $(DEMO)/dataset --show=24 --out=$(DEMO)/cells.png
+	$(BIN)/python -m beam_jobs.inspect $(DEMO)/dataset --show=57 --out=$(DEMO)/cells.png
 	@echo "look at   $(DEMO)/dataset/report.html and $(DEMO)/cells.png"
 
 test: $(VENV)/test.stamp
