@@ -1,6 +1,6 @@
 """Writes simulated Human Protein Atlas fields of view, with masks as truth: the input of demo, tests and experiments.
 
-    python -m beam_jobs.synthesize --out_dir=/tmp/sim --num_fovs=38 --height_px=1024 --width_px=1024 --pixel_size_um=0.16
+    python -m beam_jobs.synthesize --out_dir=fovs --num_fovs=38 --height_px=1024 --width_px=1024 --pixel_size_um=0.16
 
 Writes, for the FOV ids sim-00000, sim-00001, ...:
 
