@@ -19,7 +19,6 @@ from hpa_proto import labels as hpa_labels
 from hpa_proto import schema
 from hpa_proto.errors import ConfigError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 ALL_CHANNELS = "all"  # key of a multi-channel file in FovRef.paths
 _FILE_NAME = re.compile(r"(?P<fov_id>.+?)(?:_(?P<channel>red|green|blue|yellow))?(?:\.ome)?\.(?:png|jpe?g|tiff?)", re.I)
 _FOV_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

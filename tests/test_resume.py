@@ -100,8 +100,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(folder, tmp_path
 
 @pytest.fixture
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(loop.epoch_report, "draw_augmented", lambda *_, **__: None)
-    monkeypatch.setattr(loop.epoch_report.validation, "draw_confusion", lambda *_, **__: None)
+    tiny_train.draw_no_pictures(monkeypatch)
 
 
 def run_config(folder, run_dir, **changes):

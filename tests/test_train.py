@@ -34,8 +34,7 @@ def config_of(*flags):
 
 @pytest.fixture
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(loop.epoch_report, "draw_augmented", lambda *_, **__: None)
-    monkeypatch.setattr(loop.epoch_report.validation, "draw_confusion", lambda *_, **__: None)
+    tiny_train.draw_no_pictures(monkeypatch)
 
 
 def run_config(folder, run_dir, **changes):

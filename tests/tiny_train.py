@@ -9,6 +9,7 @@ import dataclasses
 import sys
 
 import keras
+import pytest
 
 from trainer import backbones
 
@@ -35,6 +36,12 @@ def register() -> None:
     template = backbones.find_backbone("vgg16")
     for name, application in (("tiny", _application), ("tinynorm", _norm_application)):
         backbones.BACKBONES[name] = dataclasses.replace(template, application=application)
+
+
+def draw_no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares a test the pictures of an epoch, which cost more than its steps."""
+    monkeypatch.setattr("trainer.epoch_report.draw_augmented", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.epoch_report.validation.draw_confusion", lambda *_, **__: None)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from hpa_proto.errors import ConfigError
+from trainer import command
 
 if TYPE_CHECKING:
     import keras
@@ -157,15 +158,7 @@ def make_config(argv: Sequence[str]) -> ExportConfig | None:
     Raises:
       ConfigError: a flag that is not known, missing, without a value or of another type.
     """
-    _FLAGS.unparse_flags()
-    for name in _FLAGS:
-        _FLAGS[name].unparse()
-    try:
-        rest = _FLAGS(list(argv))
-    except flags.Error as error:
-        raise ConfigError(f"{error} (python -m trainer.export --help lists all flags)") from error
-    if len(rest) > 1:
-        raise ConfigError(f"{rest[1]!r} is not a flag; all flags start with --")
+    command.parse_flags(_FLAGS, argv, module="trainer.export")
     if _FLAGS.help:
         return None
     for name in ("run_dir", "out_dir"):

@@ -20,8 +20,8 @@ from pathlib import Path
 from absl import flags
 
 from hpa_proto.errors import ConfigError, DatasetError
+from trainer import command, epoch_report, loop
 from trainer import config as config_module
-from trainer import epoch_report, loop
 from trainer.augment import AugmentConfig
 from trainer.config import TrainConfig
 from trainer.optimizers import OPTIMIZERS, SCHEDULES, OptimizerConfig
@@ -126,15 +126,7 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     Raises:
       ConfigError: a flag that is not known, without a value or of another type.
     """
-    _FLAGS.unparse_flags()
-    for name in _FLAGS:
-        _FLAGS[name].unparse()
-    try:
-        rest = _FLAGS(list(argv))
-    except flags.Error as error:
-        raise ConfigError(f"{error} (python -m trainer.train --help lists all flags)") from error
-    if len(rest) > 1:
-        raise ConfigError(f"{rest[1]!r} is not a flag; all flags start with --")
+    command.parse_flags(_FLAGS, argv, module="trainer.train")
     return _FLAGS
 
 
