@@ -11,9 +11,9 @@ setup(
     packages=["hpa_proto", *find_packages(include=["beam_jobs*", "trainer*"])],
     package_dir={"hpa_proto": "proto"},
     package_data={
-        "hpa_proto": ["*.proto"],
+        "hpa_proto": ["*.proto", "templates/*"],
         "beam_jobs": ["templates/*"],
-        "trainer": ["configs/*.cfg"],
+        "trainer": ["configs/*.cfg", "templates/*"],
     },
     install_requires=[
         "absl-py>=2.1",

@@ -17,8 +17,9 @@ import tempfile
 
 from absl import flags
 
-from beam_jobs import benchmark_suites, command, storage, worker_setup
+from beam_jobs import benchmark_suites, command, worker_setup
 from beam_jobs.benchmark_suites import SUITES, Figure
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder of FOVs to measure on; default: simulated ones.")

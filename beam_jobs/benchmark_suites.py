@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from beam_jobs import cutting, examples, storage
+from beam_jobs import cutting, examples
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.fov_reader import read_fov
 from beam_jobs.fov_source import FovRef, find_fovs
 from beam_jobs.segmenters import WatershedSegmenter
-from hpa_proto import cells_pb2, records, schema
+from hpa_proto import cells_pb2, records, schema, storage
 
 _SIMULATED_FOVS = 4
 _MB = 1e6

@@ -22,8 +22,8 @@ from typing import Any
 
 import pandas as pd
 
-from beam_jobs import measurements, storage
-from hpa_proto import cells_pb2, records
+from beam_jobs import measurements
+from hpa_proto import cells_pb2, records, storage
 from hpa_proto import labels as hpa_labels
 from hpa_proto.errors import ConfigError, DatasetError, FovError
 

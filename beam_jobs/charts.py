@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from hpa_proto import report_page
 
 KEPT_COLOUR = "#2f6f9f"
 DROPPED_COLOUR = "#e0913a"
@@ -21,18 +21,6 @@ _SHOWN_PERCENTILES = (0.5, 99.5)
 _FEWEST_BARS = 4  # of whole numbers
 _FIGURE_INCHES = (3.6, 2.3)
 _AXES_BOX = (0.15, 0.21, 0.82, 0.74)  # left, bottom, width, height, as shares of the figure
-_STYLE = {
-    # Without these the ids in the file are random and letters depend on the viewer's fonts.
-    "svg.hashsalt": "report",
-    "svg.fonttype": "path",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.labelcolor": "#333333",
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-}
 
 
 def histogram(kept: np.ndarray, dropped: np.ndarray, *, x_label: str, y_label: str = "cells") -> bytes:
@@ -98,7 +86,7 @@ def _bin_edges(values: np.ndarray) -> np.ndarray:
 
 
 def _draw(draw: Callable[[Axes], None], *, x_label: str, y_label: str) -> bytes:
-    with mpl.rc_context(_STYLE):
+    with report_page.chart_style():
         # Fixed margins: a layout that measures every letter first takes twice the time.
         figure = Figure(figsize=_FIGURE_INCHES)
         axes = figure.add_axes(_AXES_BOX)
@@ -109,9 +97,7 @@ def _draw(draw: Callable[[Axes], None], *, x_label: str, y_label: str) -> bytes:
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         axes.tick_params(length=2.5)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+        return report_page.to_svg(figure)
 
 
 def _is_whole(limits: tuple[float, float]) -> bool:

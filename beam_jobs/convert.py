@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from beam_jobs import command, dataset_job, fov_source, segment, shard, storage
+from beam_jobs import command, dataset_job, fov_source, segment, shard
 from beam_jobs.cell_store import CELL_COLUMNS
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder for cells/ and dataset/.")

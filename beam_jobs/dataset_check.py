@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 import pandas as pd
 
-from beam_jobs import examples, storage
+from beam_jobs import examples
 from beam_jobs.examples import DecodedExample
-from hpa_proto import cells_pb2, records, schema
+from hpa_proto import cells_pb2, records, schema, storage
 from hpa_proto import labels as hpa_labels
 from hpa_proto.errors import DatasetError
 

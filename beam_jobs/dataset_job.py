@@ -14,13 +14,13 @@ import pandas as pd
 from google.protobuf import json_format
 
 from beam_jobs import plan as plan_lib
-from beam_jobs import report, runner, storage, write_shards
+from beam_jobs import report, runner, write_shards
 from beam_jobs.cell_store import CellStore
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import PlanConfig
 from beam_jobs.plan_summary import PlanSummary, describe_plan
 from beam_jobs.write_shards import ShardNotes, ShardTask, WriteShards
-from hpa_proto import cells_pb2, schema
+from hpa_proto import cells_pb2, schema, storage
 from hpa_proto import labels as hpa_labels
 from hpa_proto.errors import ConfigError, DatasetError
 

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 import tifffile
 
-from beam_jobs import storage
 from beam_jobs.fov_source import ALL_CHANNELS, FovRef
-from hpa_proto import schema
+from hpa_proto import schema, storage
 from hpa_proto.errors import FovError
 
 BIT_DEPTHS = (8, 12, 14, 16)

@@ -14,9 +14,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from beam_jobs import storage
 from hpa_proto import labels as hpa_labels
-from hpa_proto import schema
+from hpa_proto import schema, storage
 from hpa_proto.errors import ConfigError
 
 ALL_CHANNELS = "all"  # key of a multi-channel file in FovRef.paths

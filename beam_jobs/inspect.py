@@ -20,8 +20,8 @@ import pandas as pd
 import tqdm
 from absl import flags
 
-from beam_jobs import command, dataset_check, dataset_job, pictures, storage
-from hpa_proto import cells_pb2, schema
+from beam_jobs import cell_pictures, command, dataset_check, dataset_job
+from hpa_proto import cells_pb2, pictures, schema, storage
 from hpa_proto import labels as hpa_labels
 from hpa_proto.errors import ConfigError
 
@@ -68,7 +68,7 @@ def run(config: InspectConfig) -> str:
     else:
         _check_shards(config, plan, manifest)
     if config.num_shown:
-        pictures.write_picture(config.picture_path, draw_cells(config.data_dir, plan, num_cells=config.num_shown))
+        cell_pictures.write_picture(config.picture_path, draw_cells(config.data_dir, plan, num_cells=config.num_shown))
     return describe(manifest, plan, config)
 
 

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from absl import flags
 
-from beam_jobs import command, cutting, examples, pictures, segment
+from beam_jobs import cell_pictures, command, cutting, examples, segment
 from beam_jobs.fov_reader import read_fov
 from beam_jobs.fov_source import FovRef, find_fovs
 from beam_jobs.segment import SegmentConfig
 from beam_jobs.segmenters import make_segmenter
-from hpa_proto import cells_pb2
+from hpa_proto import cells_pb2, pictures
 from hpa_proto.errors import ConfigError
 
 _PANEL_PX = 528
@@ -66,7 +66,7 @@ def run(config: PictureConfig) -> int:
     pixels = examples.to_uint8(image.pixels, bit_depth=image.bit_depth)
     picture = draw(pixels, cells, num_cells=config.num_cells)
     # Pages carry it: noise makes a PNG of all colours twice as large.
-    pictures.write_picture(config.picture_path, picture, palette=True)
+    cell_pictures.write_picture(config.picture_path, picture, palette=True)
     return len(cells)
 
 
@@ -86,7 +86,7 @@ def draw(pixels: np.ndarray, cells: list[cells_pb2.Cell], *, num_cells: int) -> 
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     fov = pictures.colour_picture(small, inside=np.ones(small.shape[:2], dtype=bool))
     outlined = fov.copy()
-    pictures.draw_cell_outlines(outlined, cells, scale=scale)
+    cell_pictures.draw_cell_outlines(outlined, cells, scale=scale)
     whole_first = sorted(cells, key=lambda cell: bool(cell.measurements["touches_border"]))
     panels = [_fill_panel(fov), _fill_panel(outlined), _draw_cells(whole_first[:num_cells])]
     captions = [("field of view",), (f"{len(cells)} cells found",), ("cells cut out, as examples for training",)]
@@ -113,7 +113,7 @@ def _draw_cells(cells: list[cells_pb2.Cell]) -> np.ndarray:
     for number, cell in enumerate(cells):
         top, left = (step_px * position for position in divmod(number, num_columns))
         side_px = step_px - _GAP_PX
-        drawn = pictures.cell_picture(cell, size_px=side_px, mask_background=True)
+        drawn = cell_pictures.cell_picture(cell, size_px=side_px, mask_background=True)
         panel[top : top + side_px, left : left + side_px] = drawn
     return panel
 

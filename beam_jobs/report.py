@@ -6,19 +6,19 @@ everything in itself and asks no network for anything. Equal data sets give equa
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
+from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
-from beam_jobs import charts, pictures, report_choice, report_tables, storage
+from beam_jobs import cell_pictures, charts, report_choice, report_tables
 from beam_jobs.cell_store import CellStore
 from beam_jobs.plan_summary import PlanSummary
-from hpa_proto import cells_pb2, schema
+from hpa_proto import cells_pb2, pictures, report_page, schema, storage
 from hpa_proto import labels as hpa_labels
 
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 # With these the pictures of 19 classes stay under 5 MB.
 MAX_FOVS = 12
 MAX_CELLS_OF_CLASS = 12
@@ -72,14 +72,8 @@ def render_report(
     manifest: cells_pb2.DatasetManifest,
 ) -> str:
     """Makes the text of report.html; arguments and errors as `write_report`."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("beam_jobs"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return report_page.render_page(
+        _TEMPLATE,
         headline=report_tables.headline(summary, fovs, manifest),
         warnings=report_tables.list_warnings(plan, summary, fovs),
         dead=report_tables.list_dead(fovs),
@@ -104,18 +98,26 @@ def _draw_charts(plan: pd.DataFrame) -> list[dict[str, str]]:
         values = plan[column].to_numpy(dtype=float) * factor
         median = np.nanmedian(values)
         svg = charts.histogram(values[is_kept], values[~is_kept], x_label=x_label)
-        drawn.append({"src": _data_uri(svg, "svg+xml"), "alt": f"Histogram of cells: {x_label}. Median {median:.3g}."})
+        drawn.append(
+            {"src": report_page.data_uri(svg, "svg+xml"), "alt": f"Histogram of cells: {x_label}. Median {median:.3g}."}
+        )
     means = {schema.CHANNEL_STAINS[channel]: 100 * plan[f"{channel}_mean"].to_numpy() for channel in schema.CHANNELS}
     colours = dict(zip(means, (charts.CHANNEL_COLOURS[channel] for channel in schema.CHANNELS), strict=True))
     svg = charts.lines(means, colours=colours, x_label="mean brightness, % of full (all cells)")
     medians = ", ".join(f"{name} {np.nanmedian(values):.3g} %" for name, values in means.items())
     drawn.append(
-        {"src": _data_uri(svg, "svg+xml"), "alt": f"Mean brightness of the cells per channel. Medians: {medians}."}
+        {
+            "src": report_page.data_uri(svg, "svg+xml"),
+            "alt": f"Mean brightness of the cells per channel. Medians: {medians}.",
+        }
     )
     sizes = plan.groupby("fov_id").size().to_numpy(dtype=float)
     svg = charts.histogram(sizes, np.zeros(0), x_label="cells in a FOV (kept and dropped)", y_label="FOVs")
     drawn.append(
-        {"src": _data_uri(svg, "svg+xml"), "alt": f"Histogram of cells in a FOV. Median {np.median(sizes):.3g}."}
+        {
+            "src": report_page.data_uri(svg, "svg+xml"),
+            "alt": f"Histogram of cells in a FOV. Median {np.median(sizes):.3g}.",
+        }
     )
     return drawn
 
@@ -125,12 +127,12 @@ def _draw_fovs(store: CellStore, plan: pd.DataFrame) -> list[dict[str, object]]:
     for fov_id, why in report_choice.choose_fovs(plan, limit=MAX_FOVS).items():
         rows = plan[plan["fov_id"] == fov_id].sort_values("cell_index")
         dropped_ids = set(rows.loc[rows["dropped"] != "", "cell_id"])
-        picture = pictures.fov_from_cells(
+        picture = cell_pictures.fov_from_cells(
             list(_read_cells(store, rows)), dropped_ids=dropped_ids, max_side_px=_FOV_SIDE_PX
         )
         drawn.append(
             {
-                "src": _data_uri(pictures.encode_jpeg(picture, quality=_FOV_JPEG_QUALITY), "jpeg"),
+                "src": report_page.data_uri(pictures.encode_jpeg(picture, quality=_FOV_JPEG_QUALITY), "jpeg"),
                 "fov_id": fov_id,
                 "why": why,
                 "labels": _name_labels(rows["labels"].iloc[0]),
@@ -171,7 +173,7 @@ def _draw_dropped(store: CellStore, plan: pd.DataFrame, summary: PlanSummary) ->
                 report_choice.choose_cells(plan[plan["dropped"] == reason], limit=MAX_CELLS_OF_REASON),
                 # What lies around the cell often shows why it was dropped.
                 mask_background=False,
-                outline=pictures.DROPPED_COLOUR,
+                outline=cell_pictures.DROPPED_COLOUR,
             ),
         }
         for reason, count in summary.dropped.items()
@@ -183,9 +185,11 @@ def _draw_cells(
 ) -> list[dict[str, str]]:
     drawn = []
     for cell in _read_cells(store, rows):
-        picture = pictures.cell_picture(cell, size_px=_CELL_SIDE_PX, mask_background=mask_background, outline=outline)
+        picture = cell_pictures.cell_picture(
+            cell, size_px=_CELL_SIDE_PX, mask_background=mask_background, outline=outline
+        )
         jpeg = pictures.encode_jpeg(picture, quality=_CELL_JPEG_QUALITY)
-        drawn.append({"src": _data_uri(jpeg, "jpeg"), "cell_id": cell.cell_id})
+        drawn.append({"src": report_page.data_uri(jpeg, "jpeg"), "cell_id": cell.cell_id})
     return drawn
 
 
@@ -196,7 +200,3 @@ def _read_cells(store: CellStore, rows: pd.DataFrame) -> Iterable[cells_pb2.Cell
 
 def _name_labels(text: str) -> str:
     return ", ".join(hpa_labels.LABEL_NAMES[label] for label in hpa_labels.parse_label_set(text)) or "not labelled"
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

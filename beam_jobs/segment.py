@@ -16,13 +16,14 @@ import apache_beam as beam
 import pandas as pd
 from absl import flags
 
-from beam_jobs import command, runner, storage
+from beam_jobs import command, runner
 from beam_jobs.cell_store import DEAD_LETTERS, CellStore, FovRow
 from beam_jobs.fov_reader import BIT_DEPTHS
 from beam_jobs.fov_source import FovListing, FovRef, find_fovs
 from beam_jobs.segment_fovs import SegmentFovs
 from beam_jobs.segmenters import SEGMENTERS, Segmenter, make_segmenter
 from hpa_proto import labels as hpa_labels
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder, quoted glob, or CSV of paths of the FOVs' images.")

@@ -27,11 +27,11 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from beam_jobs import command, storage
+from beam_jobs import command
 from beam_jobs.simulation import fov as fov_lib
 from beam_jobs.simulation import label_plan
 from hpa_proto import labels as labels_lib
-from hpa_proto import schema
+from hpa_proto import schema, storage
 from hpa_proto.errors import ConfigError
 
 LABELS_NAME = "labels.csv"

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from google.protobuf import json_format
 
-from beam_jobs import examples, storage, worker_setup
+from beam_jobs import examples, worker_setup
 from beam_jobs.cell_store import CellStore
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.segment_fovs import METRICS_NAMESPACE
-from hpa_proto import cells_pb2, records, schema
+from hpa_proto import cells_pb2, records, schema, storage
 from hpa_proto import labels as hpa_labels
 
 # Columns of the plan that a shard needs.

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 import small_fovs
-from beam_jobs import dataset_job, examples, segment, storage
+from beam_jobs import dataset_job, examples, segment
 from beam_jobs.dataset_job import ShardConfig
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import PlanConfig
 from beam_jobs.segment import SegmentConfig
-from hpa_proto import records
+from hpa_proto import records, storage
 from hpa_proto.errors import ConfigError, DatasetError
 
 _SMALL = ExampleConfig(image_size_px=32)

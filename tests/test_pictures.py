@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 import small_fovs
-from beam_jobs import cutting, picture, pictures, storage
+from beam_jobs import cell_pictures, cutting, picture
 from beam_jobs.fov_reader import FovImage
 from beam_jobs.picture import PictureConfig
 from beam_jobs.segment import SegmentConfig
 from beam_jobs.segmenters import Segmentation
-from hpa_proto import schema
+from hpa_proto import pictures, schema, storage
 from hpa_proto.errors import ConfigError, FovError
 
 
@@ -98,7 +98,7 @@ def test_outline_is_drawn_where_the_mask_ends_at_any_scale():
 
 def test_fov_comes_together_from_its_cells(fov, cells):
     image, cell_mask, _ = fov
-    drawn = pictures.fov_from_cells(cells, dropped_ids=set(), max_side_px=200)
+    drawn = cell_pictures.fov_from_cells(cells, dropped_ids=set(), max_side_px=200)
     assert drawn.shape == (120, 200, 3)
     inside = cv2.erode((cell_mask > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     green = image[..., schema.CHANNELS.index("green")]
@@ -112,8 +112,8 @@ def test_fov_comes_together_from_its_cells(fov, cells):
 
 
 def test_dropped_cells_have_another_outline(cells):
-    kept = pictures.fov_from_cells(cells, dropped_ids=set(), max_side_px=200).astype(int)
-    dropped = pictures.fov_from_cells(cells, dropped_ids={cells[2].cell_id}, max_side_px=200).astype(int)
+    kept = cell_pictures.fov_from_cells(cells, dropped_ids=set(), max_side_px=200).astype(int)
+    dropped = cell_pictures.fov_from_cells(cells, dropped_ids={cells[2].cell_id}, max_side_px=200).astype(int)
     changed = (kept != dropped).any(axis=2)
     box = cells[2].bbox
     ys, xs = np.nonzero(changed)
@@ -128,23 +128,25 @@ def test_dropped_cells_have_another_outline(cells):
 
 
 def test_large_fov_is_drawn_small_and_small_one_is_not_enlarged(cells):
-    assert pictures.fov_from_cells(cells, dropped_ids=set(), max_side_px=50).shape == (30, 50, 3)
-    assert pictures.fov_from_cells(cells, dropped_ids=set(), max_side_px=999).shape == (120, 200, 3)
+    assert cell_pictures.fov_from_cells(cells, dropped_ids=set(), max_side_px=50).shape == (30, 50, 3)
+    assert cell_pictures.fov_from_cells(cells, dropped_ids=set(), max_side_px=999).shape == (120, 200, 3)
 
 
 def test_16_bit_fov_looks_like_its_8_bit_twin(fov):
     image, cell_mask, nucleus_mask = fov
     twin = image.astype(np.uint16) * 16
     eight, twelve = (
-        pictures.fov_from_cells(cut(each, cell_mask, nucleus_mask, bit_depth=bits), dropped_ids=set(), max_side_px=200)
+        cell_pictures.fov_from_cells(
+            cut(each, cell_mask, nucleus_mask, bit_depth=bits), dropped_ids=set(), max_side_px=200
+        )
         for each, bits in ((image, 8), (twin, 12))
     )
     assert np.abs(eight.astype(int) - twelve).mean() < 2
 
 
 def test_cell_picture_masks_and_outlines(cells):
-    masked = pictures.cell_picture(cells[0], size_px=64, mask_background=True)
-    outlined = pictures.cell_picture(cells[0], size_px=64, mask_background=True, outline=(255, 0, 255))
+    masked = cell_pictures.cell_picture(cells[0], size_px=64, mask_background=True)
+    outlined = cell_pictures.cell_picture(cells[0], size_px=64, mask_background=True, outline=(255, 0, 255))
     assert masked.shape == (64, 64, 3)
     # The cell is a disc: its box's corners are outside, its middle is inside.
     assert not masked[0, 0].any()
@@ -184,7 +186,7 @@ def test_png_keeps_size_and_colours(palette):
 @pytest.mark.parametrize("name", ["a.bmp", "a", "png"])
 def test_picture_of_unknown_format_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="--out="):
-        pictures.write_picture(str(tmp_path / name), np.zeros((4, 4, 3), np.uint8))
+        cell_pictures.write_picture(str(tmp_path / name), np.zeros((4, 4, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")

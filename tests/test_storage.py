@@ -1,11 +1,11 @@
-"""Promises of beam_jobs.storage, on a local folder and on an fsspec URL."""
+"""Promises of hpa_proto.storage, on a local folder and on an fsspec URL."""
 
 import uuid
 
 import pandas as pd
 import pytest
 
-from beam_jobs import storage
+from hpa_proto import storage
 
 
 @pytest.fixture(params=["local", "memory"])

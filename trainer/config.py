@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 from trainer.augment import AugmentConfig
 from trainer.optimizers import OptimizerConfig
-from trainer.shards import CHECKS, is_url
+from trainer.shards import CHECKS
 
 IMBALANCE: tuple[str, ...] = ("none", "class_weight", "focal", "balanced_sampling")
 PRECISIONS: tuple[str, ...] = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
@@ -128,7 +129,7 @@ class TrainConfig:
             raise ConfigError(f"--label_smoothing={self.label_smoothing}: give a share from 0 to below 1")
         if self.unfreeze_after and not self.freeze:
             raise ConfigError("--unfreeze_after needs --freeze")
-        if not self.run_dir or is_url(self.run_dir):
+        if not self.run_dir or storage.is_url(self.run_dir):
             raise ConfigError(f"run folder {self.run_dir!r}: give a local folder")
         self._check_hosts()
 

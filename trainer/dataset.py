@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hpa_proto import cells_pb2, labels, schema
+from hpa_proto import cells_pb2, labels, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import shards
 from trainer.source import Source
@@ -144,7 +144,7 @@ def _host_batch_size(batch_size: int, *, num_hosts: int) -> int:
 
 
 def _shard_table(source: Source, split_shards: Sequence[cells_pb2.ShardInfo]) -> tf.data.Dataset:
-    paths = [shards.join(source.data_dir, shard.name) for shard in split_shards]
+    paths = [storage.join(source.data_dir, shard.name) for shard in split_shards]
     counts = [shard.num_examples for shard in split_shards]
     return tf.data.Dataset.from_tensor_slices((paths, np.array(counts, dtype=np.int64)))
 

@@ -8,21 +8,11 @@ from collections.abc import Sequence
 
 import fsspec
 
-from hpa_proto import cells_pb2, records, schema
+from hpa_proto import cells_pb2, records, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError
 
 CHECKS: tuple[str, ...] = ("auto", "size", "sha256")
 _CHUNK_BYTES = 1 << 22
-
-
-def is_url(path: str) -> bool:
-    """Whether a path is an fsspec URL such as gs://bucket/folder; a plain path is local."""
-    return "://" in path
-
-
-def join(folder: str, name: str) -> str:
-    """Joins with one slash, for local folders and URLs alike."""
-    return f"{folder.rstrip('/')}/{name}"
 
 
 def read_manifest(data_dir: str) -> tuple[cells_pb2.DatasetManifest, str]:
@@ -37,7 +27,7 @@ def read_manifest(data_dir: str) -> tuple[cells_pb2.DatasetManifest, str]:
     Raises:
       DatasetError: there is no manifest, or it cannot be used.
     """
-    path = join(data_dir, schema.MANIFEST_NAME)
+    path = storage.join(data_dir, schema.MANIFEST_NAME)
     try:
         with fsspec.open(path, "rb") as file:
             data = file.read()
@@ -97,9 +87,9 @@ def check_shards(
       DatasetError: a file is missing, of another size or altered; the text names it.
     """
     shards = [shard for split in splits for shard in shards_of(manifest, split)]
-    with_sha256 = check == "sha256" or (check == "auto" and not is_url(data_dir))
+    with_sha256 = check == "sha256" or (check == "auto" and not storage.is_url(data_dir))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda shard: _check_shard(join(data_dir, shard.name), shard, with_sha256), shards))
+        list(pool.map(lambda shard: _check_shard(storage.join(data_dir, shard.name), shard, with_sha256), shards))
 
 
 def _check_shard(path: str, shard: cells_pb2.ShardInfo, with_sha256: bool) -> None:
@@ -132,7 +122,7 @@ def find_fault(data_dir: str, shards: Sequence[cells_pb2.ShardInfo]) -> str | No
       What is wrong, with file and offset; None where every record is whole and all counts are right.
     """
     for shard in shards:
-        path = join(data_dir, shard.name)
+        path = storage.join(data_dir, shard.name)
         try:
             with fsspec.open(path, "rb") as file:
                 num_examples = sum(1 for _ in records.read_records(file, path=path))

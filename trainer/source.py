@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from hpa_proto import cells_pb2, schema
+from hpa_proto import cells_pb2, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import shards
 
@@ -67,7 +67,7 @@ def open_source(data_dir: str, splits: Sequence[str], *, check: str = "auto") ->
       ConfigError: TensorFlow cannot read there.
       DatasetError: no manifest, or files that are not what it says.
     """
-    if shards.is_url(data_dir) and not data_dir.startswith(("gs://", "file://")):
+    if storage.is_url(data_dir) and not data_dir.startswith(("gs://", "file://")):
         raise ConfigError(f"{data_dir}: TensorFlow reads local folders and gs://; copy the data set there")
     manifest, digest = shards.read_manifest(data_dir)
     source = Source(data_dir, manifest, digest)

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from skimage import measure
 
-from beam_jobs import mask_metrics, storage
+from beam_jobs import mask_metrics
 from beam_jobs.segmenters.segmentation import Segmentation, raster_order
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError, FovError
 
 # File names that are tried, in this order. HPA publishes *_predictedmask.png; Kaggle's shared cell masks are *.npz.

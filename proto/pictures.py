@@ -1,4 +1,4 @@
-"""Pictures for people: channels in HPA's colours, outlines of cells, FOVs put together from their cells, contact sheets.
+"""Pictures for people: channels in HPA's colours, outlines of cells, contact sheets.
 
 Colours are HPA's: red = microtubules, green = protein, blue = nucleus; the endoplasmic reticulum is added as a weak
 yellow, so that it does not cover the protein. The contrast of every channel is stretched for display; nothing measured
@@ -8,19 +8,14 @@ comes from here.
 from __future__ import annotations
 
 import io
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from beam_jobs import cell_png, examples, storage
-from beam_jobs.examples import ExampleConfig
-from hpa_proto import cells_pb2, masks, schema
+from hpa_proto import schema
 from hpa_proto.errors import ConfigError
-
-KEPT_COLOUR = (255, 255, 255)
-DROPPED_COLOUR = (255, 130, 0)
 
 # Share of each channel in red, green and blue.
 _COLOURS = {"red": (0.8, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.15, 0.25, 1.0), "yellow": (0.3, 0.2, 0.0)}
@@ -29,7 +24,6 @@ _COLOURS = {"red": (0.8, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.15, 0.2
 _BLACK_PERCENTILE, _WHITE_PERCENTILE = 2.0, 99.7
 _LEAST_RANGE = 24.0
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_JPEG_QUALITY = 92
 _SHIFT = 4  # bits of OpenCV's fractions of a pixel
 _CAPTION_LINE_PX = 18
 _FONT_SIZE_PX = 13
@@ -66,32 +60,6 @@ def colour_picture(
     return (255 * np.clip(picture, 0, 1)).astype(np.uint8)
 
 
-def cell_picture(
-    cell: cells_pb2.Cell, *, size_px: int, mask_background: bool, outline: tuple[int, int, int] | None = None
-) -> np.ndarray:
-    """Draws a stored cell in colour on a black square, as examples have it.
-
-    Args:
-      cell: from the cell store.
-      size_px: side of the square.
-      mask_background: everything outside the cell is black.
-      outline: colour of a line around the cell.
-
-    Returns:
-      uint8[size_px, size_px, 3], RGB.
-    """
-    config = ExampleConfig(image_size_px=size_px, mask_background=mask_background)
-    picture = colour_picture(np.moveaxis(examples.cell_planes(cell, config), 0, 2))
-    if outline:
-        mask = _decode_mask(cell)
-        side_px = max(mask.shape)
-        # The crop stands in the middle of its square.
-        margin = np.array([side_px - mask.shape[1], side_px - mask.shape[0]]) / 2
-        outlines = [line + margin for line in find_outlines(mask)]
-        draw_outlines(picture, outlines, scale=size_px / side_px, colour=outline)
-    return picture
-
-
 def find_outlines(mask: np.ndarray, *, x_min: int = 0, y_min: int = 0) -> list[np.ndarray]:
     """Finds the outer outlines of a mask.
 
@@ -115,43 +83,6 @@ def draw_outlines(
         # Centres of pixels: pixel 0 of the FOV covers 0..scale of the picture.
         points = np.round(((outline + 0.5) * scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
         cv2.polylines(picture, [points], isClosed=True, color=colour, lineType=cv2.LINE_AA, shift=_SHIFT)
-
-
-def fov_from_cells(cells: Sequence[cells_pb2.Cell], *, dropped_ids: Container[str], max_side_px: int) -> np.ndarray:
-    """Puts a FOV together from its stored cells, with their outlines; what lies outside every cell's box stays black.
-
-    Args:
-      cells: all stored cells of one FOV, at least one.
-      dropped_ids: ids of the cells that get the other colour of outline.
-      max_side_px: longer side of the picture.
-
-    Returns:
-      uint8[h, w, 3], RGB.
-    """
-    height, width = cells[0].fov_height, cells[0].fov_width
-    scale = min(1.0, max_side_px / max(height, width))
-    image = np.zeros((max(1, round(height * scale)), max(1, round(width * scale)), 4), dtype=np.uint8)
-    inside = np.zeros(image.shape[:2], dtype=bool)
-    for cell in cells:
-        box = _scaled_box(cell.bbox, scale, inside.shape)
-        crop = np.dstack(cell_png.decode_png(cell.image_png, num_channels=len(schema.CHANNELS)))
-        crop = examples.to_uint8(crop, bit_depth=cell.bit_depth)
-        size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
-        image[box] = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
-        inside[box] = True
-    picture = colour_picture(image, inside=inside)
-    draw_cell_outlines(picture, cells, scale=scale, dropped_ids=dropped_ids)
-    return picture
-
-
-def draw_cell_outlines(
-    picture: np.ndarray, cells: Iterable[cells_pb2.Cell], *, scale: float, dropped_ids: Container[str] = ()
-) -> None:
-    """Draws the outlines of stored cells into an RGB picture of their FOV at `scale` times its size."""
-    for cell in cells:
-        outlines = find_outlines(_decode_mask(cell), x_min=cell.bbox.x_min, y_min=cell.bbox.y_min)
-        colour = DROPPED_COLOUR if cell.cell_id in dropped_ids else KEPT_COLOUR
-        draw_outlines(picture, outlines, scale=scale, colour=colour)
 
 
 def contact_sheet(pictures: Sequence[np.ndarray], captions: Sequence[Sequence[str]], *, num_columns: int) -> np.ndarray:
@@ -209,37 +140,6 @@ def check_picture_path(path: str) -> None:
     """
     if not path.lower().endswith(_SUFFIXES):
         raise ConfigError(f"--out={path}: give a name that ends in {' or '.join(_SUFFIXES)}")
-
-
-def write_picture(path: str, picture: np.ndarray, *, palette: bool = False) -> None:
-    """Writes a picture as PNG or JPEG, by its name.
-
-    Args:
-      path: .png, .jpg or .jpeg.
-      picture: uint8[H, W, 3], RGB.
-      palette: of `encode_png`.
-
-    Raises:
-      ConfigError: the name is of neither.
-    """
-    check_picture_path(path)
-    if path.lower().endswith(".png"):
-        storage.write_bytes(path, encode_png(picture, palette=palette))
-    else:
-        storage.write_bytes(path, encode_jpeg(picture, quality=_JPEG_QUALITY))
-
-
-def _decode_mask(cell: cells_pb2.Cell) -> np.ndarray:
-    rle = cell.cell_mask
-    return masks.decode_mask(rle.counts, height=rle.height, width=rle.width)
-
-
-def _scaled_box(bbox: cells_pb2.BoundingBox, scale: float, shape: tuple[int, int]) -> tuple[slice, slice]:
-    def span(start: int, stop: int, size: int) -> slice:
-        first = min(round(start * scale), size - 1)
-        return slice(first, min(max(round(stop * scale), first + 1), size))
-
-    return span(bbox.y_min, bbox.y_max, shape[0]), span(bbox.x_min, bbox.x_max, shape[1])
 
 
 def _fit_text(text: str, width_px: int, font: ImageFont.FreeTypeFont) -> str:
