@@ -165,7 +165,7 @@ def test_registry_has_the_hashes_that_keras_states():
     assert checked == {name: expected[name] for name in checked}
     # Tests that ran before in this process may have left small backbones of their own in the registry.
     own = {name for name in backbones.BACKBONES if name.startswith("tiny")}
-    assert set(backbones.BACKBONES) - set(checked) - own == {"vgg16", "densenet121"}
+    assert set(backbones.BACKBONES) - set(checked) - own == {"vgg16", "densenet121", "resnet10w16"}
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,7 @@ def test_registry_has_the_hashes_that_keras_states():
         ("vgg16", 3, 512),
         ("resnet50", 3, 2048),
         ("densenet121", 4, 1024),
+        ("resnet10w16", 4, 128),
     ],
 )
 def test_every_family_builds_and_leaves_its_preprocessing_to_one_layer(name, num_channels, num_features):

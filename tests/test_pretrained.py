@@ -253,3 +253,8 @@ def test_imagenet_is_fetched_once_and_checked(tmp_path, monkeypatch):
     (tmp_path / "models" / "w.h5").write_bytes(b"altered")
     with pytest.raises(ConfigError, match="delete it"):
         pretrained.find_weights("tiny", "imagenet")
+
+
+def test_imagenet_weights_of_a_backbone_without_any_are_an_error():
+    with pytest.raises(ConfigError, match="resnet10w16 has no ImageNet weights"):
+        pretrained.find_weights("resnet10w16", "imagenet")

@@ -1,4 +1,5 @@
-"""The registry of backbones: Keras Applications by name, each with its own input normalisation and ImageNet weights.
+"""The registry of backbones: Keras Applications by name, each with its own input normalisation and ImageNet weights, and a
+small one of this project.
 
 A backbone here starts behind its application's preprocessing layers: those exist for 3 channels only (or not at all), and
 EfficientNet's differ with where the weights come from. `models.InputScaling` does their work for every family.
@@ -15,6 +16,7 @@ import keras
 from keras import applications
 
 from hpa_proto.errors import ConfigError
+from trainer import small_resnet
 
 MIN_IMAGE_SIZE_PX = 32
 MAX_NUM_CHANNELS = 4
@@ -47,9 +49,9 @@ class Backbone:
     """One entry of the registry.
 
     Attributes:
-      application: function of keras.applications.
+      application: function of keras.applications, or one that takes the same arguments.
       normalization: its input's.
-      weights_url: ImageNet weights without the classification top.
+      weights_url: ImageNet weights without the classification top; None: there are none.
       weights_hash: of that file, md5 (32 hex digits) or sha256 (64), as Keras states it.
       bgr: its published weights take the channels as blue, green, red.
       norm_after_pooling: its features are layer-normalised after the average pooling (ConvNeXt).
@@ -57,8 +59,8 @@ class Backbone:
 
     application: Callable[..., keras.Model]
     normalization: Normalization
-    weights_url: str
-    weights_hash: str
+    weights_url: str | None = None
+    weights_hash: str = ""
     bgr: bool = False
     norm_after_pooling: bool = False
 
@@ -115,6 +117,7 @@ BACKBONES: dict[str, Backbone] = {
     "resnet50": _old(applications.ResNet50, "resnet", _CAFFE, "4d473c1dd8becc155b73f8504c6f6626"),
     "resnet101": _old(applications.ResNet101, "resnet", _CAFFE, "88cf7a10940856eca736dc7b7e228a21"),
     "densenet121": _old(applications.DenseNet121, "densenet", _TORCH, "30ee3e1110167f948a6b9946edeeb738"),
+    "resnet10w16": Backbone(small_resnet.ResNet10W16, _HALF),
 }
 
 

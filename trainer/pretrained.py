@@ -212,6 +212,8 @@ def _check_shapes(source: _Source, target: list[keras.Variable], file: WeightsFi
 
 def _fetch_imagenet(name: str, backbone: backbones.Backbone) -> Path:
     """Returns the file in Keras's own cache, after a download where it is not there yet."""
+    if backbone.weights_url is None:
+        raise ConfigError(f"--weights=imagenet: {name} has no ImageNet weights; give --weights=none or a file")
     file_name = backbone.weights_url.rpartition("/")[2]
     folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
     path = folder / file_name
