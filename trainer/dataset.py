@@ -227,7 +227,7 @@ def _parse(source: Source, record: tf.Tensor) -> dict[str, tf.Tensor]:
     kaggle_labels = parsed[_KEYS.labels]
     return {
         "id": parsed[_KEYS.cell_id],
-        "image": _decode(source, parsed[_KEYS.image]),
+        "image": decode_image(source, parsed[_KEYS.image]),
         # One more column than labels, so that a number out of range is seen.
         "labels": tf.reduce_sum(
             tf.one_hot(
@@ -238,7 +238,8 @@ def _parse(source: Source, record: tf.Tensor) -> dict[str, tf.Tensor]:
     }
 
 
-def _decode(source: Source, data: tf.Tensor) -> tf.Tensor:
+def decode_image(source: Source, data: tf.Tensor) -> tf.Tensor:
+    """Decodes one encoded picture of a data set: uint8[C, S, S]."""
     num_channels, size_px, _ = shape = source.image_shape
     if source.manifest.image_format == "raw":
         return tf.reshape(tf.io.decode_raw(data, tf.uint8), shape)
@@ -251,7 +252,8 @@ def _decode(source: Source, data: tf.Tensor) -> tf.Tensor:
 
 
 def _batches(examples: tf.data.Dataset, source: Source, batch_size: int) -> tf.data.Dataset:
-    columns = [info.label for info in source.manifest.classes]
+    # Of a set without labels there are none, and a list would have no type then.
+    columns = np.array([info.label for info in source.manifest.classes], dtype=np.int32)
     others = [label for label in range(labels.NUM_LABELS + 1) if label not in columns]
     is_single = source.manifest.label_scope == "single"
 

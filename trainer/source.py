@@ -27,12 +27,14 @@ class Source:
     def __post_init__(self) -> None:
         if self.manifest.image_format not in schema.IMAGE_FORMATS:
             raise DatasetError(f"{self.data_dir}: unknown image format {self.manifest.image_format!r}")
-        if not (self.manifest.classes and self.manifest.channels and self.manifest.image_size_px > 0):
+        # A set without labels has no classes of its own: what a model predicts on it are the model's.
+        has_classes = self.manifest.classes or self.manifest.label_scope == "unlabelled"
+        if not (has_classes and self.manifest.channels and self.manifest.image_size_px > 0):
             raise DatasetError(f"{self.data_dir}: the manifest lacks classes, channels or the image size")
 
     @property
     def num_classes(self) -> int:
-        """K, the length of a label vector."""
+        """K, the length of a label vector; 0 where the data have no labels."""
         return len(self.manifest.classes)
 
     @property
