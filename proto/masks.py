@@ -78,6 +78,15 @@ def place_in_fov(
     return _format_counts(runs)
 
 
+def check_mask(counts: bytes, *, height: int, width: int) -> None:
+    """Checks that counts are sound run lengths of a mask of this size, which pycocotools does not.
+
+    Raises:
+      ValueError: they are not.
+    """
+    _parse_counts_of(counts, height, width)
+
+
 def _parse_counts_of(counts: bytes, height: int, width: int) -> np.ndarray:
     runs = _parse_counts(counts)
     if runs.sum() != height * width or (runs < 0).any():
