@@ -1,0 +1,309 @@
+"""Promises of fetching public FOVs, against a server on this machine: whole files, resumed, politely, with their sha256."""
+
+import contextlib
+import gzip
+import hashlib
+import http.server
+import json
+import subprocess
+import sys
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+import small_fovs
+from beam_jobs import fetch_hpa
+from beam_jobs.fetch_hpa import FetchConfig
+from beam_jobs.fov_reader import read_fov
+from beam_jobs.fov_source import find_fovs
+from hpa_proto import schema
+from hpa_proto.errors import ConfigError
+
+IDS = ("10005_921_B9_1", "36/410_D12_2")
+FOV_IDS = ("10005_921_B9_1", "36_410_D12_2")
+
+
+class Server:
+    """Answers with `files`, unless `faults` has something else to say first: path -> answers, one a request."""
+
+    def __init__(self):
+        self.files = {}
+        self.faults = {}
+        self.requests = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.requests.append(self.path)
+                if answers := outer.faults.get(self.path):
+                    answer = answers.pop(0)
+                    if answer == "cut":
+                        data = outer.files[self.path]
+                        self.send_response(200)
+                        self.send_header("Content-Length", str(len(data)))
+                        self.end_headers()
+                        self.wfile.write(data[: len(data) // 2])
+                        return
+                    if isinstance(answer, bytes):
+                        self.send_response(200)
+                        self.send_header("Content-Length", str(len(answer)))
+                        self.end_headers()
+                        self.wfile.write(answer)
+                        return
+                    status, headers = answer if isinstance(answer, tuple) else (answer, {})
+                    self.send_response(status)
+                    for name, value in headers.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                data = outer.files.get(self.path)
+                self.send_response(404 if data is None else 200)
+                self.send_header("Content-Length", str(len(data or b"")))
+                self.end_headers()
+                self.wfile.write(data or b"")
+
+            def log_message(self, *arguments):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @contextlib.contextmanager
+    def running(self):
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            thread.join()
+            self._server.server_close()
+
+
+def encode(plane, channel, suffix):
+    """As the Atlas has them: JPEG in the channel's colour, or a grey TIFF, gzipped."""
+    if suffix == "tif.gz":
+        return gzip.compress(cv2.imencode(".tif", plane)[1].tobytes())
+    shares = {"red": (0, 0, 1), "green": (0, 1, 0), "blue": (1, 0, 0), "yellow": (0, 1, 1)}[channel]
+    return cv2.imencode(".jpg", np.dstack([plane * share for share in shares]))[1].tobytes()
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    for number, place in enumerate(("10005/921_B9_1", "36/410_D12_2")):
+        image, _, _ = small_fovs.draw_fov(seed=number)
+        for index, channel in enumerate(schema.CHANNELS):
+            for suffix in ("jpg", "tif.gz"):
+                made.files[f"/{place}_{channel}.{suffix}"] = encode(image[..., index], channel, suffix)
+    with made.running():
+        yield made
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Keeps how long it was to wait, and does not."""
+    kept = []
+    monkeypatch.setattr(fetch_hpa.time, "sleep", kept.append)
+    return kept
+
+
+@pytest.fixture
+def config(server, tmp_path):
+    return FetchConfig(ids=IDS, out_dir=str(tmp_path / "images"), base_url=server.url, max_rate=1e6)
+
+
+def change(config, **values):
+    return FetchConfig(**{**vars(config), **values})
+
+
+def notes(config):
+    lines = (fetch_hpa.storage.read_text(f"{config.out_dir}/{fetch_hpa.NOTES_NAME}")).splitlines()
+    return {note["name"]: note for note in map(json.loads, lines)}
+
+
+def test_every_channel_is_fetched_and_noted(config, server, tmp_path):
+    result = fetch_hpa.run(config)
+    assert (result.num_fetched, result.num_there, result.failures) == (8, 0, {})
+    assert result.num_bytes == sum(len(data) for path, data in server.files.items() if path.endswith(".jpg"))
+    kept = notes(config)
+    assert set(kept) == {f"{fov_id}_{channel}.jpg" for fov_id in FOV_IDS for channel in schema.CHANNELS}
+    for name, note in kept.items():
+        data = (tmp_path / "images" / name).read_bytes()
+        assert note["sha256"] == hashlib.sha256(data).hexdigest()
+        assert note["num_bytes"] == len(data)
+        assert data == server.files[note["url"].removeprefix(server.url)]
+
+
+@pytest.mark.parametrize(("image_format", "difference"), [("jpg", 40), ("tif", 0)])
+def test_what_was_fetched_is_read_as_fovs(config, image_format, difference):
+    fetch_hpa.run(change(config, image_format=image_format))
+    listing = find_fovs(config.out_dir, None)
+    assert [fov.fov_id for fov in listing.fovs] == list(FOV_IDS)
+    for number, fov in enumerate(listing.fovs):
+        expected, _, _ = small_fovs.draw_fov(seed=number)
+        assert np.abs(read_fov(fov).pixels.astype(int) - expected).mean() <= difference / 4
+
+
+def test_a_second_run_asks_for_nothing(config, server):
+    fetch_hpa.run(config)
+    server.requests.clear()
+    result = fetch_hpa.run(config)
+    assert (result.num_fetched, result.num_there) == (0, 8)
+    assert server.requests == []
+
+
+def test_what_a_stopped_run_left_is_fetched_by_the_next(config, server, tmp_path):
+    fetch_hpa.run(config)
+    folder = tmp_path / "images"
+    names = sorted(notes(config))
+    (folder / names[0]).unlink()
+    (folder / names[1]).write_bytes(b"\xff\xd8 of another size")
+    path = folder / fetch_hpa.NOTES_NAME
+    lines = [line for line in path.read_text().splitlines() if names[2] not in line]
+    # A killed run ends within a line.
+    path.write_text("\n".join(lines) + '\n{"name": "10005_9')
+    server.requests.clear()
+    assert fetch_hpa.run(config).num_fetched == 3
+    assert len(server.requests) == 3
+    assert set(notes(config)) == set(names)
+    assert fetch_hpa.run(config).num_there == 8
+
+
+def test_a_failing_server_is_asked_again_with_longer_waits(config, server, waits):
+    server.faults["/10005/921_B9_1_red.jpg"] = [503, 500, (429, {"Retry-After": "17"}), "cut"]
+    assert fetch_hpa.run(config).num_fetched == 8
+    assert [wait for wait in waits if wait >= 1] == [2, 4, 17, 16]
+    assert server.requests[:5] == ["/10005/921_B9_1_red.jpg"] * 5
+
+
+def test_a_wait_that_the_server_asks_for_has_an_end(config, server, waits):
+    server.faults["/10005/921_B9_1_red.jpg"] = [(429, {"Retry-After": "86400"})]
+    fetch_hpa.run(config)
+    assert max(waits) == 120
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 410])
+def test_a_fov_that_the_server_does_not_have_does_not_stop_the_others(config, server, waits, status):
+    path = "/10005/921_B9_1_green.jpg"
+    server.faults[path] = [status]
+    result = fetch_hpa.run(config)
+    assert result.failures == {"10005_921_B9_1": f"{server.url}{path}: HTTP status {status}"}
+    assert server.requests.count(path) == 1
+    assert {name for name in notes(config) if name.startswith("36")} == {
+        f"{FOV_IDS[1]}_{c}.jpg" for c in schema.CHANNELS
+    }
+    assert max(waits, default=0) < 1
+
+
+def test_an_answer_that_is_no_picture_is_no_file(config, server, tmp_path):
+    server.faults["/36/410_D12_2_red.jpg"] = [b"<html>moved</html>"]
+    result = fetch_hpa.run(config)
+    assert "the answer is no jpg file; it starts with b'<html>" in result.failures[FOV_IDS[1]]
+    assert not list((tmp_path / "images").glob("36_*"))
+
+
+def test_a_picture_that_ends_early_is_fetched_again(config, server, waits):
+    path = "/36/410_D12_2_red.jpg"
+    server.faults[path] = [server.files[path][:-40]]
+    assert fetch_hpa.run(config).failures == {}
+    assert server.requests.count(path) == 2
+
+
+def test_a_damaged_gzip_is_fetched_again(config, server, waits):
+    path = "/36/410_D12_2_red.tif.gz"
+    damaged = bytearray(server.files[path])
+    damaged[-6] ^= 1
+    server.faults[path] = [bytes(damaged), server.files[path][:-40]]
+    assert fetch_hpa.run(change(config, image_format="tif")).failures == {}
+    assert server.requests.count(path) == 3
+
+
+def test_a_server_that_keeps_failing_ends_the_run(config, server, waits):
+    ids = [f"{number}_1_A1_1" for number in range(9)]
+    server.faults = {f"/{number}/1_A1_1_red.jpg": [500] * 9 for number in range(9)}
+    with pytest.raises(
+        OSError, match=r"the server fails: .*/2/1_A1_1_red.jpg: HTTP status 500 \(tried 2 times\); the same"
+    ):
+        fetch_hpa.run(change(config, ids=tuple(ids), num_tries=2))
+    assert len(server.requests) == 6
+
+
+def test_requests_keep_their_distance(config, monkeypatch):
+    now = [100.0]
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(fetch_hpa.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(fetch_hpa.time, "sleep", sleep)
+    fetch_hpa.run(change(config, max_rate=4.0))
+    assert slept == pytest.approx([0.25] * 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10005_921_B9_1", ("10005_921_B9_1", "10005/921_B9_1")),
+        ("10005/921_B9_1", ("10005_921_B9_1", "10005/921_B9_1")),
+        (" https://images.proteinatlas.org/10005/921_B9_1 ", ("10005_921_B9_1", "10005/921_B9_1")),
+        ("http://v18.proteinatlas.org/images/4109/24_H11_1", ("4109_24_H11_1", "4109/24_H11_1")),
+        ("6289/1843_E1_11_cr5af96f44b4a7b", ("6289_1843_E1_11_cr5af96f44b4a7b", "6289/1843_E1_11_cr5af96f44b4a7b")),
+    ],
+)
+def test_ids_are_read_in_all_their_forms(text, expected):
+    assert fetch_hpa.parse_id(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10005", "10005_921", "HPA/921_B9_1", "10005/../etc_x", "5c27f04c-bb99-11e8-b2b9", "1/2/3_A_1"]
+)
+def test_what_is_no_id_is_an_error(config, text, server):
+    with pytest.raises(ConfigError, match="is no image id"):
+        fetch_hpa.run(change(config, ids=(IDS[0], text)))
+    assert server.requests == []
+
+
+def test_ids_come_from_a_file_or_from_the_flag(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text("10005_921_B9_1\n\n 36/410_D12_2 \n")
+    assert fetch_hpa.read_ids(str(path)) == IDS
+    assert fetch_hpa.read_ids("10005_921_B9_1, 36/410_D12_2") == IDS
+
+
+def test_foreign_notes_are_an_error(config, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / fetch_hpa.NOTES_NAME).write_text("something else\n")
+    with pytest.raises(ConfigError, match="not the notes of earlier fetches"):
+        fetch_hpa.run(config)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base_url": "ftp://there"},
+        {"out_dir": "s3://bucket/images"},
+        {"image_format": "png"},
+        {"max_rate": 0.0},
+        {"num_tries": 0},
+        {"ids": ()},
+    ],
+)
+def test_a_setting_that_cannot_work_is_an_error(config, wrong):
+    with pytest.raises(ConfigError):
+        change(config, **wrong)
+
+
+def test_the_command_ends_with_status_1_and_the_list_of_failures(server, tmp_path):
+    command = [sys.executable, "-m", "beam_jobs.fetch_hpa", f"--base_url={server.url}", "--max_rate=1000"]
+    flags = [f"--ids={IDS[0]},99_1_A1_1", f"--out_dir={tmp_path / 'images'}"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "fetched   4 files" in done.stdout
+    assert "failed    99_1_A1_1: " in done.stdout
+    assert "HTTP status 404" in done.stdout
