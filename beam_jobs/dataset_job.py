@@ -37,6 +37,7 @@ class ShardConfig:
       data_dir: the data set's folder.
       plan: which cells, which split, which shard.
       example: which pictures.
+      splits_of: data set whose FOVs keep the split they have there; FOVs that it lacks are spread as ever.
       overwrite: replaces a data set that was made with other settings.
       num_workers: processes of the local runner.
       beam_args: Beam's own flags.
@@ -47,6 +48,7 @@ class ShardConfig:
     data_dir: str
     plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
     example: ExampleConfig = dataclasses.field(default_factory=ExampleConfig)
+    splits_of: str | None = None
     overwrite: bool = False
     num_workers: int = 1
     beam_args: tuple[str, ...] = ()
@@ -87,7 +89,8 @@ def run(config: ShardConfig) -> ShardResult:
     start = time.monotonic()
     store = CellStore.open(config.cells_dir)
     cells, fovs = store.read_tables()
-    plan = plan_lib.make_plan(cells, config.plan)
+    split_of_fov = read_splits(config.splits_of) if config.splits_of else None
+    plan = plan_lib.make_plan(cells, config.plan, split_of_fov=split_of_fov)
     summary = describe_plan(plan, config.plan)
     plan_digest = plan_lib.plan_digest(config.plan, plan)
     notes = ShardNotes(config.data_dir, _shards_digest(config, store, plan, plan_digest))
@@ -122,6 +125,22 @@ def read_manifest(data_dir: str) -> cells_pb2.DatasetManifest:
     if not storage.exists(path):
         raise DatasetError(f"{data_dir} is no data set (no {schema.MANIFEST_NAME}): not there, or not finished")
     return schema.parse_manifest(storage.read_text(path), source=path)
+
+
+def read_splits(data_dir: str) -> dict[str, str]:
+    """Reads which split each FOV of a data set is in; FOVs without a kept cell are left out.
+
+    Raises:
+      DatasetError: there is no finished data set, or it has no plan.
+    """
+    read_manifest(data_dir)
+    path = storage.join(data_dir, schema.PLAN_NAME)
+    try:
+        plan = storage.read_table(path)
+    except OSError as error:
+        raise DatasetError(f"{path}: the plan of the data set cannot be read ({error})") from error
+    kept = plan.loc[plan["dropped"] == plan_lib.KEPT, ["fov_id", "split"]]
+    return dict(zip(kept["fov_id"], kept["split"], strict=True))
 
 
 def describe(result: ShardResult) -> str:

@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -73,7 +73,9 @@ class _Cells:
         return np.bincount(self.set_of_cell[self.kept], minlength=len(self.label_sets)) @ self.has_label()
 
 
-def make_plan(cells: pd.DataFrame, config: PlanConfig) -> pd.DataFrame:
+def make_plan(
+    cells: pd.DataFrame, config: PlanConfig, *, split_of_fov: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Decides for every cell.
 
     The same cells and config give the same plan, in whatever order the rows come.
@@ -81,6 +83,7 @@ def make_plan(cells: pd.DataFrame, config: PlanConfig) -> pd.DataFrame:
     Args:
       cells: the cell table of a cell store, a row per cell.
       config: the rules.
+      split_of_fov: FOVs that keep the split they have elsewhere, with all of their group; the others are spread as ever.
 
     Returns:
       The same rows in the same order, with the columns
@@ -92,7 +95,7 @@ def make_plan(cells: pd.DataFrame, config: PlanConfig) -> pd.DataFrame:
 
     Raises:
       ConfigError: a column that a rule needs is missing, an id stands twice, an id to exclude is not there, a label is
-        no label, or no cell is left.
+        no label, no cell is left, or `split_of_fov` has splits that the config lacks or tears a group.
     """
     _check_columns(cells, config)
     state = _read_cells(cells, config)
@@ -113,7 +116,7 @@ def make_plan(cells: pd.DataFrame, config: PlanConfig) -> pd.DataFrame:
 
     plan = cells.drop(columns=list(PLAN_COLUMNS), errors="ignore")
     texts = np.array([labels.format_label_set(label_set) for label_set in state.label_sets], dtype=object)
-    split, shard, index = _place(state, cells[config.group_column], config)
+    split, shard, index = _place(state, cells, config, split_of_fov or {})
     plan["example_labels"] = pd.Series(np.where(state.kept, texts[state.set_of_cell], ""), cells.index, dtype="str")
     plan["split"] = pd.Series(split, cells.index, dtype="str")
     plan["shard"] = shard
@@ -215,18 +218,21 @@ def _exceed_cap(state: _Cells, *, cap: int) -> np.ndarray:
     return state.kept & ~staying
 
 
-def _place(state: _Cells, group: pd.Series, config: PlanConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _place(
+    state: _Cells, cells: pd.DataFrame, config: PlanConfig, split_of_fov: Mapping[str, str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns split (object[n]), shard (int32[n]) and index (int32[n]) of every row."""
     rows = np.flatnonzero(state.kept)
     # From here on the order of the rows is the order of the hash, and with it every number given by first appearance.
     rows = rows[np.argsort(state.keys[rows, 1], kind="stable")]
     set_of_cell, has_label = state.set_of_cell[rows], state.has_label()
-    group_of_cell = pd.factorize(group.iloc[rows])[0]
+    group_of_cell = pd.factorize(cells[config.group_column].iloc[rows])[0]
     num_cells_per_class = np.stack(
         [np.bincount(group_of_cell, weights=column) for column in has_label[set_of_cell].T], axis=1
     ).astype(np.int64)
-    weights = [weight for _, weight in config.splits]
-    split_of_group = stratify.assign_splits(num_cells_per_class, np.bincount(group_of_cell), weights)
+    split_of_group = _keep_splits(cells["fov_id"].iloc[rows], group_of_cell, config, split_of_fov)
+    free, weights = split_of_group < 0, [weight for _, weight in config.splits]
+    split_of_group[free] = stratify.assign_splits(num_cells_per_class[free], np.bincount(group_of_cell)[free], weights)
     split_of_cell = split_of_group[group_of_cell]
 
     split = np.full(len(state.ids), "", dtype=object)
@@ -242,6 +248,26 @@ def _place(state: _Cells, group: pd.Series, config: PlanConfig) -> tuple[np.ndar
         shard[rows[members]] = dealt
         index[rows[members]] = stratify.number_within(dealt)
     return split, shard, index
+
+
+def _keep_splits(
+    fov_ids: pd.Series, group_of_cell: np.ndarray, config: PlanConfig, split_of_fov: Mapping[str, str]
+) -> np.ndarray:
+    """Finds the groups whose split is given: int64[number of groups], its position in config.splits, -1 for none."""
+    names = [name for name, _ in config.splits]
+    if strange := sorted(set(split_of_fov.values()) - set(names)):
+        raise ConfigError(f"splits_of: its split {strange[0]!r} is none of {', '.join(names)}; give the same --splits")
+    kept = np.full(group_of_cell.max() + 1, -1, dtype=np.int64)
+    given = fov_ids.map({fov_id: names.index(split) for fov_id, split in split_of_fov.items()})
+    is_given = given.notna().to_numpy()
+    groups, numbers = group_of_cell[is_given], given[is_given].to_numpy(dtype=np.int64)
+    kept[groups] = numbers
+    if (torn := kept[groups] != numbers).any():
+        raise ConfigError(
+            f"splits_of: FOV {fov_ids[is_given].iloc[int(torn.argmax())]} shares its {config.group_column} with FOVs of "
+            "another split there; give the same --group_column"
+        )
+    return kept
 
 
 def _check_conservation(plan: pd.DataFrame) -> None:

@@ -53,6 +53,7 @@ _MIN_GREEN_SNR = flags.DEFINE_float("min_green_snr", None, "Least signal over ba
 # Which split, which shard.
 _SPLITS = flags.DEFINE_list("splits", None, "Splits and weights; default train=12,validation=3,test=1 or predict=1.")
 _GROUP_COLUMN = flags.DEFINE_string("group_column", "fov_id", "Cells with equal values here share a split.")
+_SPLITS_OF = flags.DEFINE_string("splits_of", None, "Data set whose FOVs keep the split they have there.")
 _CELLS_PER_SHARD = flags.DEFINE_integer("cells_per_shard", 1024, "Greatest number of cells in a shard.", 1)
 _SHARDS = flags.DEFINE_list("shards", [], "Number of shards of a split, as train=16,test=2; overrides cells_per_shard.")
 _SEED = flags.DEFINE_integer("seed", 0, "Another seed gives another choice, split and order.", 0, 2**63 - 1)
@@ -111,6 +112,7 @@ def config_from_flags(
             mask_background=_MASK_BACKGROUND.value,
             keep_aspect_ratio=_KEEP_ASPECT.value,
         ),
+        splits_of=_SPLITS_OF.value,
         overwrite=_OVERWRITE.value,
         num_workers=command.NUM_WORKERS.value,
         beam_args=tuple(beam_args),

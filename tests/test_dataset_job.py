@@ -241,3 +241,21 @@ def test_store_and_data_set_in_one_folder_are_refused(tmp_path):
 def test_unfinished_store_is_an_error(cells_dir, tmp_path):
     with pytest.raises(ConfigError, match="no cell store"):
         dataset_job.run(make_config(str(tmp_path / "none"), tmp_path))
+
+
+def test_second_data_set_keeps_the_splits_of_the_first(cells_dir, tmp_path):
+    plan = PlanConfig(splits=(("train", 3), ("test", 1)), seed=1)
+    first = dataset_job.run(make_config(cells_dir, tmp_path, plan=plan))
+    other = PlanConfig(splits=(("train", 3), ("test", 1)), seed=2, classes=(0, 5))
+    second = dataset_job.run(
+        make_config(cells_dir, tmp_path, data_dir=f"{tmp_path}/second", plan=other, splits_of=first.data_dir)
+    )
+    splits = dataset_job.read_splits(first.data_dir)
+    found = dataset_job.read_splits(second.data_dir)
+    assert found
+    assert found.items() <= splits.items()
+
+
+def test_splits_of_a_folder_that_is_no_data_set_are_an_error(cells_dir, tmp_path):
+    with pytest.raises(DatasetError, match="no data set"):
+        dataset_job.run(make_config(cells_dir, tmp_path, splits_of=str(tmp_path)))

@@ -304,3 +304,28 @@ def test_repeated_row_labels_of_the_table_do_no_harm():
 def test_a_table_that_cannot_work_is_refused(change, config, text):
     with pytest.raises(ConfigError, match=text):
         make_plan(change(cell_tables.make_cell_table()), config)
+
+
+def test_fovs_keep_the_split_they_are_given_and_the_others_are_spread():
+    cells = cell_tables.make_cell_table(["0"] * 12 + ["5"] * 12, num_cells=3)
+    before = make_plan(cells, PlanConfig(seed=1))
+    given_splits = dict(zip(before["fov_id"], before["split"], strict=True))
+    fewer = PlanConfig(classes=(5,), seed=2)
+    plan = make_plan(cells, fewer, split_of_fov=given_splits)
+    kept = plan[plan["dropped"] == ""]
+    assert (kept["split"] == kept["fov_id"].map(given_splits)).all()
+    some = dict(list(given_splits.items())[-3:])
+    plan = make_plan(cells, fewer, split_of_fov=some)
+    kept = plan[plan["dropped"] == ""]
+    assert kept["split"].ne("").all()
+    assert kept.groupby("fov_id")["split"].nunique().eq(1).all()
+    assert all(set(kept.loc[kept["fov_id"] == fov_id, "split"]) <= {split} for fov_id, split in some.items())
+
+
+def test_given_splits_that_cannot_be_kept_are_an_error():
+    cells = cell_tables.make_cell_table(["0"] * 4, num_cells=2).assign(plate="a")
+    first, second = cells["fov_id"].unique()[:2]
+    with pytest.raises(ConfigError, match="'fold' is none of train, validation, test"):
+        make_plan(cells, PlanConfig(), split_of_fov={first: "fold"})
+    with pytest.raises(ConfigError, match="same --group_column"):
+        make_plan(cells, PlanConfig(group_column="plate"), split_of_fov={first: "train", second: "test"})
