@@ -15,7 +15,6 @@ All flags: python -m trainer.evaluate --help
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -191,14 +190,7 @@ def _read_history(run_dir: str, info: PredictionsInfo) -> list[dict[str, float]]
     from trainer import run_folder
 
     _run_of(run_dir, info)
-    path = storage.join(run_dir, run_folder.HISTORY_NAME)
-    if not storage.exists(path):
-        return []
-    try:
-        rows = csv.DictReader(storage.read_text(path).splitlines())
-        return [{name: float(value) for name, value in row.items()} for row in rows]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: not the history of a run ({error})") from error
+    return run_folder.read_history(run_dir)
 
 
 def _run_of(run_dir: str, info: PredictionsInfo) -> dict[str, object]:

@@ -146,6 +146,22 @@ class RunFolder:
         _write(self.path / HISTORY_NAME, lambda name: Path(name).write_text(text.getvalue(), encoding="utf-8"))
 
 
+def read_history(run_dir: str) -> list[dict[str, float]]:
+    """Reads history.csv, a row per finished epoch; none where no epoch is finished.
+
+    Raises:
+      ConfigError: it is not the history of a run.
+    """
+    path = Path(run_dir) / HISTORY_NAME
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not the history of a run ({error})") from error
+
+
 def read_record(run_dir: str) -> dict[str, Any]:
     """Reads what decided a run, from its config.json: "config" (TrainConfig), "model" and "manifest_sha256".
 

@@ -1,0 +1,216 @@
+"""Opens a page in a real headless Chromium, as a reader would, and says what the browser found. For tests of any page.
+
+    page = browser.open_page(path, tmp_path)
+    browser.check_page(page)
+
+It speaks the DevTools protocol (https://chromedevtools.github.io/devtools-protocol/) through Chromium's debugging pipe: JSON
+messages that end in a zero byte, on the browser's file descriptors 3 and 4. The page stays as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SWITCHES = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--remote-debugging-pipe",
+    # Nothing leaves the machine, and that a page asked is seen all the same.
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
+_TIMEOUT_SEC = 120
+# A process of its own gives the pipes their numbers: in this one 3 and 4 may be in use.
+_CONNECT = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
+_INSPECT = """(async () => {
+  // A picture whose end is missing has a width, but cannot be decoded.
+  const decodes = image => image.decode().then(() => true, () => false);
+  return {
+    images: await Promise.all([...document.images].map(async image =>
+      ({alt: image.alt, width: await decodes(image) ? image.naturalWidth : 0, shown: image.clientWidth}))),
+    page_width: document.documentElement.scrollWidth,
+    window_width: document.documentElement.clientWidth,
+    text: document.body.innerText,
+  };
+})()"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """A picture of the page.
+
+    Attributes:
+      alt: its alternative text.
+      width: its own width, px; 0 where it cannot be decoded.
+      shown: width on the page, px.
+    """
+
+    alt: str
+    width: int
+    shown: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What the browser found.
+
+    Attributes:
+      console: what the page wrote to the console, errors of its scripts, and what the browser complained of.
+      requests: addresses that the page asked for, besides itself and what is embedded in it.
+      images: all pictures.
+      text: what a reader sees.
+      page_width: px, of the content.
+      window_width: px.
+    """
+
+    console: tuple[str, ...]
+    requests: tuple[str, ...]
+    images: tuple[Image, ...]
+    text: str
+    page_width: int
+    window_width: int
+
+
+def open_page(path: Path, tmp_path: Path, *, width: int = 1200, screenshot: Path | None = None) -> Page:
+    """Opens a page and waits until everything in it is loaded; skips the test where there is no browser.
+
+    Args:
+      path: of the HTML file.
+      tmp_path: for the browser's profile.
+      width: of the window, px.
+      screenshot: PNG to write, of the whole page.
+    """
+    with _start(tmp_path) as browser:
+        target = browser.call("Target.createTarget", url="about:blank")["targetId"]
+        browser.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            browser.call(f"{domain}.enable")
+        browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        address = path.absolute().as_uri()
+        browser.call("Page.navigate", url=address)
+        browser.wait_for("Page.loadEventFired")
+        answer = browser.call("Runtime.evaluate", expression=_INSPECT, awaitPromise=True, returnByValue=True)
+        if screenshot is not None:
+            picture = browser.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+            screenshot.write_bytes(base64.b64decode(picture))
+        found = answer["result"]["value"]
+        return Page(
+            console=tuple(_messages(browser.events)),
+            requests=tuple(url for url in _requests(browser.events) if url != address and not url.startswith("data:")),
+            images=tuple(Image(**image) for image in found.pop("images")),
+            **found,
+        )
+
+
+def check_page(page: Page) -> None:
+    """Asserts what holds for every page: silent console, no request, every picture loads and shows, no sideways scroll."""
+    assert page.console == ()
+    assert page.requests == ()
+    for image in page.images:
+        assert image.width > 0, f"does not load: {image.alt}"
+        assert image.shown > 0, f"does not show: {image.alt}"
+        assert image.alt
+    assert page.page_width <= page.window_width
+
+
+@dataclasses.dataclass
+class _Browser:
+    """A running browser, at the other end of two pipes."""
+
+    write_fd: int
+    read_fd: int
+    deadline_sec: float
+    session: str = ""
+    events: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    _waiting: bytes = b""
+    _num_calls: int = 0
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._num_calls += 1
+        message = {"id": self._num_calls, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.write_fd, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") == self._num_calls:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+
+    def wait_for(self, event: str) -> None:
+        while not any(each["method"] == event for each in self.events):
+            self._read()
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._waiting:
+            ready, _, _ = select.select([self.read_fd], [], [], max(0, self.deadline_sec - time.monotonic()))
+            assert ready, "the browser did not answer in time"
+            data = os.read(self.read_fd, 1 << 20)
+            assert data, "the browser ended"
+            self._waiting += data
+        text, _, self._waiting = self._waiting.partition(b"\0")
+        message = json.loads(text)
+        if "method" in message:
+            self.events.append(message)
+        return message
+
+
+@contextlib.contextmanager
+def _start(tmp_path: Path) -> Iterator[_Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium not there: the page is not opened")
+    ends = [*os.pipe(), *os.pipe()]
+    # Above 4, so that none is overwritten when they become 3 and 4.
+    their_input, our_output, our_input, their_output = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    command = [sys.executable, "-I", "-S", "-c", _CONNECT, str(their_input), str(their_output), chromium]
+    command += [*_SWITCHES, f"--user-data-dir={tmp_path}/profile"]
+    with open(tmp_path / "chromium.log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=(their_input, their_output))
+    try:
+        os.close(their_input)
+        os.close(their_output)
+        yield _Browser(our_output, our_input, time.monotonic() + _TIMEOUT_SEC)
+    finally:
+        process.terminate()
+        process.wait()
+        os.close(our_output)
+        os.close(our_input)
+
+
+def _messages(events: list[dict[str, Any]]) -> Iterator[str]:
+    for event in events:
+        found = event["params"]
+        if event["method"] == "Runtime.consoleAPICalled":
+            yield " ".join(str(each.get("value", each.get("description"))) for each in found["args"])
+        elif event["method"] == "Runtime.exceptionThrown":
+            details = found["exceptionDetails"]
+            yield details.get("exception", {}).get("description", details["text"])
+        elif event["method"] == "Log.entryAdded":
+            yield f"{found['entry']['text']} {found['entry'].get('url', '')}"
+
+
+def _requests(events: list[dict[str, Any]]) -> Iterator[str]:
+    for event in events:
+        if event["method"] == "Network.requestWillBeSent":
+            yield event["params"]["request"]["url"]
