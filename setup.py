@@ -32,6 +32,7 @@ setup(
         "protobuf>=6.31",
         "pyarrow>=18",
         "pycocotools>=2.0.8",
+        "safetensors>=0.5",
         "scikit-image>=0.25",
         "scipy>=1.14",
         "tensorboard>=2.19",
@@ -43,5 +44,9 @@ setup(
         "s3": ["s3fs"],
         "gs": ["gcsfs"],
         "onnx": ["tf2onnx", "onnx", "onnxruntime"],
+        "segmenter": ["torch>=2.4"],
+        # Apart: anndata wants an older pandas than the rest.
+        "embeddings": ["umap-learn"],
+        "anndata": ["anndata"],
     },
 )

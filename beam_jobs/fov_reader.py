@@ -76,7 +76,7 @@ def read_fov(fov: FovRef, *, bit_depth: int = 0) -> FovImage:
             )
     else:
         _check_channels(fov, by_channel)
-    files = {channel: _read_file(fov, path) for channel, path in by_channel.items()}
+    files = {channel: read_file(fov, path) for channel, path in by_channel.items()}
     decode = _decode_stack if ALL_CHANNELS in by_channel else _decode_channels
     pixels = decode(fov, by_channel, files)
     return FovImage(pixels, _used_bits(fov, pixels, bit_depth), sum(map(len, files.values())))
@@ -94,7 +94,7 @@ def _decode_channels(fov: FovRef, by_channel: dict[str, str], files: dict[str, b
     planes: list[np.ndarray] = []
     for channel in schema.CHANNELS:
         path = by_channel[channel]
-        plane = _to_grey(fov, _decode(fov, path, files[channel]), path)
+        plane = _to_grey(fov, decode_file(fov, path, files[channel]), path)
         if planes and plane.shape != planes[0].shape:
             raise _error(
                 fov,
@@ -111,7 +111,7 @@ def _decode_channels(fov: FovRef, by_channel: dict[str, str], files: dict[str, b
 
 def _decode_stack(fov: FovRef, by_channel: dict[str, str], files: dict[str, bytes]) -> np.ndarray:
     path = by_channel[ALL_CHANNELS]
-    stack = np.squeeze(_decode(fov, path, files[ALL_CHANNELS]))
+    stack = np.squeeze(decode_file(fov, path, files[ALL_CHANNELS]))
     if stack.ndim != 3 or 4 not in (stack.shape[0], stack.shape[2]):
         raise _error(
             fov, "wrong_channel_count", f"{path} has shape {stack.shape}, not four channels (4, H, W) or (H, W, 4)"
@@ -121,7 +121,12 @@ def _decode_stack(fov: FovRef, by_channel: dict[str, str], files: dict[str, byte
     return np.ascontiguousarray(_check_depth(fov, stack, path))
 
 
-def _read_file(fov: FovRef, path: str) -> bytes:
+def read_file(fov: FovRef, path: str) -> bytes:
+    """Reads a whole file of a FOV.
+
+    Raises:
+      FovError: missing, unreadable or empty.
+    """
     try:
         data = storage.read_bytes(path)
     except FileNotFoundError as error:
@@ -133,7 +138,12 @@ def _read_file(fov: FovRef, path: str) -> bytes:
     return data
 
 
-def _decode(fov: FovRef, path: str, data: bytes) -> np.ndarray:
+def decode_file(fov: FovRef, path: str, data: bytes) -> np.ndarray:
+    """Decodes a PNG, JPEG or TIFF as it is: [H, W] or [H, W, C], colours of PNG and JPEG as BGR.
+
+    Raises:
+      FovError: cut short, damaged or of another format.
+    """
     if path.lower().endswith((".tif", ".tiff")):
         return _decode_tiff(fov, path, data)
     # OpenCV fills the missing part of a cut-off file with grey or black and says nothing.

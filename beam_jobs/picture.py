@@ -18,7 +18,6 @@ from beam_jobs import cell_pictures, command, cutting, examples, segment
 from beam_jobs.fov_reader import read_fov
 from beam_jobs.fov_source import FovRef, find_fovs
 from beam_jobs.segment import SegmentConfig
-from beam_jobs.segmenters import make_segmenter
 from hpa_proto import cells_pb2, pictures
 from hpa_proto.errors import ConfigError
 
@@ -57,7 +56,7 @@ def run(config: PictureConfig) -> int:
       FovError: the FOV cannot be read or segmented.
     """
     options = config.segment
-    segmenter = make_segmenter(options.segmenter, pixel_size_um=options.pixel_size_um, masks_dir=options.masks_dir)
+    segmenter = options.make_segmenter()
     image = read_fov(_find_fov(options.images, config.fov_id), bit_depth=options.bit_depth)
     segmentation = segmenter.segment(image.pixels, fov_id=config.fov_id)
     cells = list(

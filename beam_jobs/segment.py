@@ -21,7 +21,7 @@ from beam_jobs.cell_store import DEAD_LETTERS, CellStore, FovRow
 from beam_jobs.fov_reader import BIT_DEPTHS
 from beam_jobs.fov_source import FovListing, FovRef, find_fovs
 from beam_jobs.segment_fovs import SegmentFovs
-from beam_jobs.segmenters import SEGMENTERS, Segmenter, make_segmenter
+from beam_jobs.segmenters import SEGMENTERS, Segmenter, hpacellseg, label_cell, make_segmenter
 from hpa_proto import labels as hpa_labels
 from hpa_proto import storage
 from hpa_proto.errors import ConfigError
@@ -30,6 +30,23 @@ _IMAGES = flags.DEFINE_string("images", None, "Folder, quoted glob, or CSV of pa
 LABELS = flags.DEFINE_string("labels", None, "CSV with the columns ID and Label (as 8|5|0). Without: a prediction set.")
 _SEGMENTER = flags.DEFINE_enum("segmenter", "watershed", sorted(SEGMENTERS), "How cells are found.")
 _MASKS_DIR = flags.DEFINE_string("masks_dir", None, "Folder of <id>_cell.png label maps, for --segmenter=masks.")
+_NUCLEI_WEIGHTS = flags.DEFINE_string(
+    "nuclei_weights", None, "Weights from beam_jobs.import_weights, for --segmenter=hpacellseg."
+)
+_CELL_WEIGHTS = flags.DEFINE_string("cell_weights", None, "Likewise, of the cell network.")
+_DEVICE = flags.DEFINE_string("device", None, "cpu (default), cuda or cuda:<n>, for --segmenter=hpacellseg.")
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    None,
+    list(hpacellseg.PRECISIONS),
+    "float32 (default), or bfloat16 where the processor or GPU computes with it, for --segmenter=hpacellseg.",
+)
+_LABELLING = flags.DEFINE_enum(
+    "labelling",
+    None,
+    list(label_cell.MODES),
+    "full (default), or fast: outlines at the networks' resolution, for --segmenter=hpacellseg.",
+)
 _PIXEL_SIZE_UM = flags.DEFINE_float("pixel_size_um", 0.08, "Side of a pixel in micrometres (HPA: 0.08).")
 _BIT_DEPTH = flags.DEFINE_integer(
     "bit_depth", 0, "Bits in use in 16-bit files: 12, 14 or 16; 0: the fewest that hold each FOV's brightest pixel."
@@ -48,6 +65,11 @@ class SegmentConfig:
     labels: str | None = None
     segmenter: str = "watershed"
     masks_dir: str | None = None
+    nuclei_weights: str | None = None
+    cell_weights: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    labelling: str | None = None
     pixel_size_um: float = 0.08
     bit_depth: int = 0
     max_dead_fraction: float = 0.0
@@ -60,6 +82,20 @@ class SegmentConfig:
         if not self.pixel_size_um > 0:
             raise ConfigError(f"--pixel_size_um={self.pixel_size_um}: give the side of a pixel in micrometres")
         runner.check_beam_args(self.beam_args)
+
+    def make_segmenter(self) -> Segmenter:
+        """Makes the segmenter that the flags choose.
+
+        Raises:
+          ConfigError: as `segmenters.make_segmenter`.
+        """
+        options = ("masks_dir", "nuclei_weights", "cell_weights", "device", "precision", "labelling")
+        return make_segmenter(
+            self.segmenter,
+            pixel_size_um=self.pixel_size_um,
+            bit_depth=self.bit_depth,
+            **{name: getattr(self, name) for name in options},
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +143,11 @@ def config_from_flags(beam_args: list[str], *, cells_dir: str | None) -> Segment
         labels=LABELS.value,
         segmenter=_SEGMENTER.value,
         masks_dir=_MASKS_DIR.value,
+        nuclei_weights=_NUCLEI_WEIGHTS.value,
+        cell_weights=_CELL_WEIGHTS.value,
+        device=_DEVICE.value,
+        precision=_PRECISION.value,
+        labelling=_LABELLING.value,
         pixel_size_um=_PIXEL_SIZE_UM.value,
         bit_depth=_BIT_DEPTH.value,
         max_dead_fraction=_MAX_DEAD_FRACTION.value,
@@ -122,7 +163,7 @@ def run(config: SegmentConfig) -> SegmentResult:
       ConfigError: an input or an option that cannot work; no pixel has been read.
     """
     start = time.monotonic()
-    segmenter = make_segmenter(config.segmenter, pixel_size_um=config.pixel_size_um, masks_dir=config.masks_dir)
+    segmenter = config.make_segmenter()
     listing = find_fovs(config.images, config.labels)
     store = CellStore.create(config.cells_dir, _store_config(config, segmenter))
     labels = {fov.fov_id: hpa_labels.format_label_set(fov.labels or ()) for fov in listing.fovs}
