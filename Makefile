@@ -3,14 +3,17 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+KAGGLE ?= kaggle-out
 
-.PHONY: help demo test test-slow lint bench proto clean
+.PHONY: help demo kaggle test test-slow lint bench bench-segment proto clean
 
 help:
-	@echo "make demo    simulated FOVs -> cells -> shards; one to two minutes after the set-up"
+	@echo "make demo    simulated FOVs -> cells -> shards -> a trained model; about five minutes after the set-up"
+	@echo "make kaggle  unlabelled FOVs -> submission.csv: IMAGES=folder RUN=folder [SAMPLE=csv] [TRUTH=csv] [CONVERT_FLAGS=...]"
 	@echo "make test    the tests that take seconds each; make test-slow: those that take minutes"
 	@echo "make lint    ruff check and format"
 	@echo "make bench   speed and memory of the stages on this machine"
+	@echo "make bench-segment  how good and how fast the segmenters are"
 	@echo "make proto   the generated protocol buffer modules"
 
 # A stamp a requirements file: set up once, again when the file changes.
@@ -25,13 +28,29 @@ $(VENV)/test.stamp: requirements-test.txt $(VENV)/run.stamp
 	$(BIN)/python -m pip install -q -r requirements-test.txt
 	@touch $@
 
+# The second `shard` chooses again from the same cells: pictures small enough to train on two CPU cores in minutes.
 demo: $(VENV)/run.stamp
-	$(BIN)/python -m beam_jobs.synthesize --out_dir=$(DEMO)/fovs --num_fovs=57 --height_px=1024 --width_px=1024 \
-	    --pixel_size_um=0.16 --num_workers=2
+	$(BIN)/python -m beam_jobs.synthesize --out_dir=$(DEMO)/fovs --num_fovs=96 --labels=12,16,6,7,8,14,5,4,2,3,0,13 \
+	    --height_px=768 --width_px=768 --pixel_size_um=0.16 --num_workers=2
 	$(BIN)/python -m beam_jobs.convert --images=$(DEMO)/fovs/images --labels=$(DEMO)/fovs/labels.csv \
-	    --out_dir=$(DEMO) --pixel_size_um=0.16 --splits=train=1,validation=1,test=1 --cells_per_shard=256 --num_workers=2
-	$(BIN)/python -m beam_jobs.inspect $(DEMO)/dataset --show=57 --out=$(DEMO)/cells.png
-	@echo "look at   $(DEMO)/dataset/report.html and $(DEMO)/cells.png"
+	    --out_dir=$(DEMO) --pixel_size_um=0.16 --splits=train=6,validation=1,test=1 --cells_per_shard=256 --num_workers=2
+	$(BIN)/python -m beam_jobs.inspect $(DEMO)/dataset --show=48 --out=$(DEMO)/cells.png
+	$(BIN)/python -m beam_jobs.shard --cells_dir=$(DEMO)/cells --data_dir=$(DEMO)/dataset-128 --image_size_px=128 \
+	    --splits=train=6,validation=1,test=1 --cells_per_shard=256 --num_workers=2
+	$(BIN)/python -m trainer.train --data_dir=$(DEMO)/dataset-128 --runs_dir=$(DEMO)/runs --name=first \
+	    --model=resnet10w16 --batch_size=32 --epochs=8 --optimizer=adamw --weight_decay=0.02 --learning_rate=3e-3 \
+	    --schedule=cosine --warmup_epochs=1
+	$(BIN)/python -m trainer.evaluate --run_dir=$(DEMO)/runs/first --data_dir=$(DEMO)/dataset-128 --split=test
+	@echo "look at   $(DEMO)/dataset/report.html, $(DEMO)/cells.png and $(DEMO)/runs/first/report/report.html"
+
+# IMAGES: folder of FOVs; RUN: folder of a run; SAMPLE, TRUTH: Kaggle's lists of rows, if there are any.
+kaggle: $(VENV)/run.stamp
+	$(BIN)/python -m beam_jobs.convert --images=$(IMAGES) --out_dir=$(KAGGLE) --num_workers=2 $(CONVERT_FLAGS)
+	$(BIN)/python -m trainer.predict --run_dir=$(RUN) --data_dir=$(KAGGLE)/dataset --split=predict \
+	    --out=$(KAGGLE)/predictions.parquet
+	$(BIN)/python -m trainer.submit --predictions=$(KAGGLE)/predictions.parquet --data_dir=$(KAGGLE)/dataset \
+	    --out=$(KAGGLE)/submission.csv $(if $(SAMPLE),--sample_submission=$(SAMPLE))
+	$(if $(TRUTH),$(BIN)/python -m trainer.score --submission=$(KAGGLE)/submission.csv --truth=$(TRUTH))
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
@@ -45,6 +64,9 @@ lint: $(VENV)/test.stamp
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m beam_jobs.benchmark
+
+bench-segment: $(VENV)/test.stamp
+	$(BIN)/python -m beam_jobs.benchmark_segment
 
 proto: $(VENV)/test.stamp
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto proto/cells.proto proto/example.proto
