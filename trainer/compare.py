@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from hpa_proto import storage
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto.errors import ConfigError
 from trainer import command
 
 if TYPE_CHECKING:
@@ -101,23 +101,16 @@ def make_config(argv: Sequence[str]) -> CompareConfig | None:
     return CompareConfig(run_dirs, **{name: _FLAGS[name].value for name in names})
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
-    try:
-        config = make_config(argv)
-        if config is None:
-            print(f"{__doc__}\n{_FLAGS.get_help()}")
-            return 0
-        found = run(config)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def _work(config: CompareConfig) -> str:
     from trainer import comparison_report
 
-    print(comparison_report.render_markdown(found), end="")
-    if config.out_dir:
-        print(f"\nsee {config.out_dir}/{PAGE_NAME}")
-    return 0
+    text = comparison_report.render_markdown(run(config)).rstrip("\n")
+    return f"{text}\n\nsee {config.out_dir}/{PAGE_NAME}" if config.out_dir else text
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command and returns its exit status."""
+    return command.run_main(argv, make_config, _work, values=_FLAGS, doc=__doc__)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from hpa_proto import storage
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto.errors import ConfigError
 from trainer import command
 
 METHODS: tuple[str, ...] = ("pca", "umap")
@@ -100,25 +100,16 @@ def make_config(argv: Sequence[str]) -> EmbedConfig | None:
     Raises:
       ConfigError: a flag that is not known, missing, without a value or of another type.
     """
-    command.parse_flags(_FLAGS, argv, module="trainer.embed")
-    if _FLAGS.help:
-        return None
-    return EmbedConfig(**{field.name: _FLAGS[field.name].value for field in dataclasses.fields(EmbedConfig)})
+    return command.read_config(_FLAGS, argv, EmbedConfig, module="trainer.embed")
+
+
+def _work(config: EmbedConfig) -> str:
+    return f"{config.path}: {run(config)} cells"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
-    try:
-        config = make_config(argv)
-        if config is None:
-            print(f"{__doc__}\n{_FLAGS.get_help()}")
-            return 0
-        num_cells = run(config)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{config.path}: {num_cells} cells")
-    return 0
+    """Runs the command and returns its exit status."""
+    return command.run_main(argv, make_config, _work, values=_FLAGS, doc=__doc__)
 
 
 if __name__ == "__main__":

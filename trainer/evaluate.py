@@ -212,27 +212,19 @@ def make_config(argv: Sequence[str]) -> EvaluateConfig | None:
     Raises:
       ConfigError: a flag that is not known, missing, without a value or of another type.
     """
-    command.parse_flags(_FLAGS, argv, module="trainer.evaluate")
-    if _FLAGS.help:
-        return None
-    return EvaluateConfig(**{field.name: _FLAGS[field.name].value for field in dataclasses.fields(EvaluateConfig)})
+    return command.read_config(_FLAGS, argv, EvaluateConfig, module="trainer.evaluate")
+
+
+def _work(config: EvaluateConfig) -> str:
+    found = run(config)
+    from trainer import evaluation_tables
+
+    return "\n".join([*evaluation_tables.summarise(found), f"see {config.folder}/report.html"])
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
-    try:
-        config = make_config(argv)
-        if config is None:
-            print(f"{__doc__}\n{_FLAGS.get_help()}")
-            return 0
-        found = run(config)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    from trainer import evaluation_tables
-
-    print("\n".join([*evaluation_tables.summarise(found), f"see {config.folder}/report.html"]))
-    return 0
+    """Runs the command and returns its exit status."""
+    return command.run_main(argv, make_config, _work, values=_FLAGS, doc=__doc__)
 
 
 if __name__ == "__main__":

@@ -158,32 +158,29 @@ def make_config(argv: Sequence[str]) -> ExportConfig | None:
     Raises:
       ConfigError: a flag that is not known, missing, without a value or of another type.
     """
-    command.parse_flags(_FLAGS, argv, module="trainer.export")
-    if _FLAGS.help:
-        return None
-    for name in ("run_dir", "out_dir"):
-        if not _FLAGS[name].value:
-            raise ConfigError(f"--{name} is missing: {_FLAGS[name].help}")
-    values = {field.name: _FLAGS[field.name].value for field in dataclasses.fields(ExportConfig)}
-    return ExportConfig(**{**values, "formats": tuple(values["formats"])})
+    return command.read_config(
+        _FLAGS,
+        argv,
+        ExportConfig,
+        module="trainer.export",
+        required=("run_dir", "out_dir"),
+        formats=lambda values: tuple(values.formats),
+    )
+
+
+def _work(config: ExportConfig) -> str:
+    card = run(config)
+    lines = []
+    for entry in card["formats"].values():
+        differences = ", ".join(f"{key} {value:.1e}" for key, value in entry["max_abs_difference_to_keras"].items())
+        lines.append(f"{config.out_dir}/{entry['file']}: largest difference to Keras on random cells: {differences}")
+    lines.append(f"{len(card['classes'])} classes, {card['probabilities']}; see {config.out_dir}/{CARD_NAME}")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
-    try:
-        config = make_config(argv)
-        if config is None:
-            print(f"{__doc__}\n{_FLAGS.get_help()}")
-            return 0
-        card = run(config)
-    except (ConfigError, ArithmeticError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for entry in card["formats"].values():
-        differences = ", ".join(f"{key} {value:.1e}" for key, value in entry["max_abs_difference_to_keras"].items())
-        print(f"{config.out_dir}/{entry['file']}: largest difference to Keras on random cells: {differences}")
-    print(f"{len(card['classes'])} classes, {card['probabilities']}; see {config.out_dir}/{CARD_NAME}")
-    return 0
+    """Runs the command and returns its exit status."""
+    return command.run_main(argv, make_config, _work, values=_FLAGS, doc=__doc__, errors=(ArithmeticError,))
 
 
 if __name__ == "__main__":

@@ -219,28 +219,23 @@ def make_config(argv: Sequence[str]) -> OverlayConfig | None:
     Raises:
       ConfigError: a flag that is not known, missing, without a value or of another type.
     """
-    command.parse_flags(_FLAGS, argv, module="trainer.overlay")
-    if _FLAGS.help:
-        return None
-    for name in ("predictions", "data_dir", "images", "fov"):
-        if not _FLAGS[name].value:
-            raise ConfigError(f"--{name} is missing: {_FLAGS[name].help}")
-    return OverlayConfig(**{field.name: _FLAGS[field.name].value for field in dataclasses.fields(OverlayConfig)})
+    return command.read_config(
+        _FLAGS,
+        argv,
+        OverlayConfig,
+        module="trainer.overlay",
+        required=("predictions", "data_dir", "images", "fov"),
+    )
+
+
+def _work(config: OverlayConfig) -> str:
+    num_cells = run(config)
+    return f"{config.path}: FOV {config.fov}, {num_cells} cells"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
-    try:
-        config = make_config(argv)
-        if config is None:
-            print(f"{__doc__}\n{_FLAGS.get_help()}")
-            return 0
-        num_cells = run(config)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{config.path}: FOV {config.fov}, {num_cells} cells")
-    return 0
+    """Runs the command and returns its exit status."""
+    return command.run_main(argv, make_config, _work, values=_FLAGS, doc=__doc__)
 
 
 if __name__ == "__main__":

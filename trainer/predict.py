@@ -21,7 +21,7 @@ from pathlib import Path
 
 from absl import flags
 
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto.errors import ConfigError
 from trainer import command, predictions
 from trainer.predictions import ClassInfo, PredictionsInfo
 
@@ -157,28 +157,24 @@ def make_config(argv: Sequence[str]) -> PredictConfig | None:
     Raises:
       ConfigError: a flag that is not known, missing, without a value or of another type.
     """
-    command.parse_flags(_FLAGS, argv, module="trainer.predict")
-    if _FLAGS.help:
-        return None
-    if not _FLAGS.data_dir:
-        raise ConfigError("--data_dir is missing: the folder that `python -m beam_jobs.shard` wrote")
-    names = {field.name for field in dataclasses.fields(PredictConfig)} - {"run_dirs"}
-    return PredictConfig(run_dirs=tuple(_FLAGS.run_dir), **{name: _FLAGS[name].value for name in names})
+    return command.read_config(
+        _FLAGS,
+        argv,
+        PredictConfig,
+        module="trainer.predict",
+        required=("data_dir",),
+        run_dirs=lambda values: tuple(values.run_dir),
+    )
+
+
+def _work(config: PredictConfig) -> str:
+    result = run(config)
+    return f"{result.path}: {result.num_cells} cells, {len(result.info.classes)} classes"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
-    try:
-        config = make_config(argv)
-        if config is None:
-            print(f"{__doc__}\n{_FLAGS.get_help()}")
-            return 0
-        result = run(config)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{result.path}: {result.num_cells} cells, {len(result.info.classes)} classes")
-    return 0
+    """Runs the command and returns its exit status."""
+    return command.run_main(argv, make_config, _work, values=_FLAGS, doc=__doc__)
 
 
 if __name__ == "__main__":

@@ -177,29 +177,19 @@ def make_config(argv: Sequence[str]) -> ScoreConfig | None:
     Raises:
       ConfigError: a flag that is not known, missing, without a value or of another type.
     """
-    command.parse_flags(_FLAGS, argv, module="trainer.score")
-    if _FLAGS.help:
-        return None
-    if not _FLAGS.submission:
-        raise ConfigError(f"--submission is missing: {_FLAGS['submission'].help}")
-    return ScoreConfig(**{field.name: _FLAGS[field.name].value for field in dataclasses.fields(ScoreConfig)})
+    return command.read_config(_FLAGS, argv, ScoreConfig, module="trainer.score", required=("submission",))
+
+
+def _work(config: ScoreConfig) -> str:
+    score = run(config)
+    if config.out:
+        storage.write_text(config.out, to_json(score))
+    return describe(score)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
-    try:
-        config = make_config(argv)
-        if config is None:
-            print(f"{__doc__}\n{_FLAGS.get_help()}")
-            return 0
-        score = run(config)
-        if config.out:
-            storage.write_text(config.out, to_json(score))
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(describe(score))
-    return 0
+    """Runs the command and returns its exit status."""
+    return command.run_main(argv, make_config, _work, values=_FLAGS, doc=__doc__)
 
 
 if __name__ == "__main__":

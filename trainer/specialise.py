@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from hpa_proto import storage
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto.errors import ConfigError
 from trainer import command
 
 if TYPE_CHECKING:
@@ -236,25 +236,16 @@ def make_config(argv: Sequence[str]) -> SpecialiseConfig | None:
     Raises:
       ConfigError: a flag that is not known, missing, without a value or of another type.
     """
-    command.parse_flags(_FLAGS, argv, module="trainer.specialise")
-    if _FLAGS.help:
-        return None
-    return SpecialiseConfig(**{field.name: _FLAGS[field.name].value for field in dataclasses.fields(SpecialiseConfig)})
+    return command.read_config(_FLAGS, argv, SpecialiseConfig, module="trainer.specialise")
+
+
+def _work(config: SpecialiseConfig) -> str:
+    return f"{describe(run(config))}\n\nsee {config.path}"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
-    try:
-        config = make_config(argv)
-        if config is None:
-            print(f"{__doc__}\n{_FLAGS.get_help()}")
-            return 0
-        found = run(config)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{describe(found)}\n\nsee {config.path}")
-    return 0
+    """Runs the command and returns its exit status."""
+    return command.run_main(argv, make_config, _work, values=_FLAGS, doc=__doc__)
 
 
 if __name__ == "__main__":

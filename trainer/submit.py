@@ -190,31 +190,26 @@ def make_config(argv: Sequence[str]) -> SubmitConfig | None:
     Raises:
       ConfigError: a flag that is not known, missing, without a value or of another type.
     """
-    command.parse_flags(_FLAGS, argv, module="trainer.submit")
-    if _FLAGS.help:
-        return None
-    for name in ("predictions", "data_dir", "out"):
-        if not _FLAGS[name].value:
-            raise ConfigError(f"--{name} is missing: {_FLAGS[name].help}")
-    return SubmitConfig(**{field.name: _FLAGS[field.name].value for field in dataclasses.fields(SubmitConfig)})
+    return command.read_config(
+        _FLAGS,
+        argv,
+        SubmitConfig,
+        module="trainer.submit",
+        required=("predictions", "data_dir", "out"),
+    )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
-    try:
-        config = make_config(argv)
-        if config is None:
-            print(f"{__doc__}\n{_FLAGS.get_help()}")
-            return 0
-        result = run(config)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(
+def _work(config: SubmitConfig) -> str:
+    result = run(config)
+    return (
         f"{config.out}: {result.num_rows:,} rows, {result.num_detections:,} detections; {result.num_placeholders:,} rows "
         "have no cell"
     )
-    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command and returns its exit status."""
+    return command.run_main(argv, make_config, _work, values=_FLAGS, doc=__doc__)
 
 
 if __name__ == "__main__":
