@@ -43,8 +43,12 @@ demo: $(VENV)/run.stamp
 	$(BIN)/python -m trainer.evaluate --run_dir=$(DEMO)/runs/first --data_dir=$(DEMO)/dataset-128 --split=test
 	@echo "look at   $(DEMO)/dataset/report.html, $(DEMO)/cells.png and $(DEMO)/runs/first/report/report.html"
 
-# IMAGES: folder of FOVs; RUN: folder of a run; SAMPLE, TRUTH: Kaggle's lists of rows, if there are any.
+# IMAGES: folder of FOVs; RUN: folder of a run; SAMPLE, TRUTH: Kaggle's lists of rows, if there are any; CONVERT_FLAGS: how
+# the run's data set was made, as "--image_size_px=128".
 kaggle: $(VENV)/run.stamp
+	$(if $(IMAGES),,$(error IMAGES=folder is missing: the FOVs to predict))
+	$(if $(RUN),,$(error RUN=folder is missing: the run that predicts))
+	@test -f $(RUN)/config.json || { echo "$(RUN) is no run: it has no config.json"; exit 1; }
 	$(BIN)/python -m beam_jobs.convert --images=$(IMAGES) --out_dir=$(KAGGLE) --num_workers=2 $(CONVERT_FLAGS)
 	$(BIN)/python -m trainer.predict --run_dir=$(RUN) --data_dir=$(KAGGLE)/dataset --split=predict \
 	    --out=$(KAGGLE)/predictions.parquet

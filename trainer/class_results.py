@@ -12,6 +12,7 @@ from trainer.bootstrap import Interval
 from trainer.judged import Judged
 from trainer.trust import CoverageCurve, TrustPoint
 
+MIN_FOVS = 5
 _NUM_CONFUSIONS = 5
 _NUM_BEST = 3
 
@@ -43,12 +44,14 @@ class ClassResult:
       label: Kaggle's number.
       name: of the class.
       support: cells of the class.
+      num_fovs: FOVs that these cells are of.
       num_predicted: cells called the class.
       true_positives: with the next three, the class's 2x2 table; together all judged cells.
       false_positives: called, not of the class.
       false_negatives: of the class, not called.
       true_negatives: neither.
-      precision: share of the calls that are right; NaN without a call.
+      precision: share of the calls that are right; NaN without a call. No interval here and below where the class is in
+        fewer than `MIN_FOVS` FOVs.
       recall: share of the class's cells that are called; in per cent, the diagonal of the confusion matrix.
       f1: their harmonic mean.
       average_precision: area under precision over recall, by scikit-learn's definition; no interval.
@@ -62,6 +65,7 @@ class ClassResult:
     label: int
     name: str
     support: int
+    num_fovs: int
     num_predicted: int
     true_positives: int
     false_positives: int
@@ -117,7 +121,10 @@ def judge_classes(
       chosen_on: validation cells, on which thresholds of trust are chosen; without them, on the cells that are judged.
     """
     values, draws = metrics.class_figures(own.sums.sum(axis=0)), metrics.class_figures(resampled)
-    intervals = {name: bootstrap.interval(values[name], draws[name]) for name in values}
+    num_fovs = metrics.occurs(own.sums).sum(axis=0)
+    # Of a few FOVs the bootstrap draws the same ones or none: that tells nothing of other FOVs.
+    is_told = metrics.occurs(resampled) & (num_fovs >= MIN_FOVS)
+    intervals = {name: bootstrap.interval(values[name], np.where(is_told, draws[name], np.nan)) for name in values}
     support, called = own.labels.sum(axis=0), own.predicted.sum(axis=0)
     hits = (own.labels & own.predicted).sum(axis=0)
     found = []
@@ -129,6 +136,7 @@ def judge_classes(
                 label=info.label,
                 name=info.name,
                 support=int(support[k]),
+                num_fovs=int(num_fovs[k]),
                 num_predicted=int(called[k]),
                 true_positives=int(hits[k]),
                 false_positives=int(called[k] - hits[k]),

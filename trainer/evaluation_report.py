@@ -10,6 +10,7 @@ import numpy as np
 
 from hpa_proto import report_page, schema, storage
 from trainer import cell_gallery, evaluation_charts, evaluation_tables
+from trainer.class_results import MIN_FOVS
 from trainer.evaluation import Evaluation
 from trainer.predictions import Predictions
 
@@ -128,6 +129,12 @@ def list_warnings(evaluation: Evaluation) -> list[str]:
         warnings.append(f"The model never calls {', '.join(uncalled)}.")
     if evaluation.num_fovs < _FEW_FOVS:
         warnings.append(f"{evaluation.num_fovs} FOVs are few: the intervals are rough.")
+    sparse = sum(0 < result.num_fovs < MIN_FOVS for result in evaluation.classes)
+    if sparse:
+        warnings.append(
+            f"{sparse} classes are in fewer than {MIN_FOVS} FOVs: they have no interval, and those of macro F1 and balanced "
+            "accuracy are too narrow."
+        )
     if evaluation.thresholds_from == "default":
         warnings.append(
             "No validation predictions were given: the thresholds of trust are chosen on the very cells they are judged on, "

@@ -105,7 +105,7 @@ def _describe_calibration(calibration: Calibration) -> str:
 def _class_row(evaluation: Evaluation, k: int) -> dict[str, object]:
     result = evaluation.classes[k]
     row: dict[str, object] = {"class": result.name, "label": result.label, "support": result.support}
-    row |= {"num_predicted": result.num_predicted, "true_positives": result.true_positives}
+    row |= {"num_fovs": result.num_fovs, "num_predicted": result.num_predicted, "true_positives": result.true_positives}
     row |= {"false_positives": result.false_positives, "false_negatives": result.false_negatives}
     row["true_negatives"] = result.true_negatives
     for name in _INTERVALS:

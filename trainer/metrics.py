@@ -108,6 +108,11 @@ def class_figures(sums: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def occurs(sums: np.ndarray) -> np.ndarray:
+    """Tells which classes have a cell: bool[..., K], from sums of `cell_columns`."""
+    return _classes_of(sums)[1] > 0
+
+
 def figures(sums: np.ndarray, *, multi_label: bool) -> dict[str, np.ndarray]:
     """Computes the figures over all classes; `trainer.evaluation.Evaluation.overall` says what each is.
 
@@ -122,19 +127,19 @@ def figures(sums: np.ndarray, *, multi_label: bool) -> dict[str, np.ndarray]:
     hits, support, called = _classes_of(sums)
     found = {"accuracy": _ratio(right, count)}
     per_class = class_figures(sums)
-    occurs, total = support > 0, support.sum(axis=-1)
-    num_occurring = occurs.sum(axis=-1)
+    is_there, total = occurs(sums), support.sum(axis=-1)
+    num_occurring = is_there.sum(axis=-1)
     if multi_label:
         found["subset_accuracy"] = _ratio(second, count)
         found["micro_precision"] = _ratio(hits.sum(axis=-1), called.sum(axis=-1))
         found["micro_recall"] = _ratio(hits.sum(axis=-1), total)
         found["micro_f1"] = _ratio(2 * hits.sum(axis=-1), total + called.sum(axis=-1))
     else:
-        found["balanced_accuracy"] = _ratio(np.where(occurs, per_class["recall"], 0).sum(axis=-1), num_occurring)
+        found["balanced_accuracy"] = _ratio(np.where(is_there, per_class["recall"], 0).sum(axis=-1), num_occurring)
         found["top3_accuracy"] = _ratio(second, count)
     for name, values in per_class.items():
         values = np.nan_to_num(values)
-        found[f"macro_{name}"] = _ratio((values * occurs).sum(axis=-1), num_occurring)
+        found[f"macro_{name}"] = _ratio((values * is_there).sum(axis=-1), num_occurring)
         found[f"weighted_{name}"] = _ratio((values * support).sum(axis=-1), total)
     return {**found, "log_loss": _ratio(loss, count)}
 

@@ -59,13 +59,16 @@ class PredictConfig:
             raise ConfigError("--run_dir is missing: the folder of a run (runs/<name>), or several, comma-separated")
         if len(set(self.run_dirs)) < len(self.run_dirs):
             raise ConfigError(f"--run_dir={','.join(self.run_dirs)}: a run stands twice")
+        if len(self.run_dirs) > 1 and not self.out:
+            raise ConfigError("--out is missing: predictions of several runs are of none of them; name a file")
         if self.batch_size < 1:
             raise ConfigError(f"--batch_size={self.batch_size}: give at least 1")
 
     @property
     def path(self) -> str:
         """Of the file to write."""
-        return self.out or str(Path(self.run_dirs[0]) / f"predictions-{self.split}.parquet")
+        name = f"predictions-{self.split}{'-tta' if self.tta else ''}.parquet"
+        return self.out or str(Path(self.run_dirs[0]) / name)
 
 
 # Of this command alone: the flags of two commands may have the same names, and absl's own registry is one for all.
@@ -75,7 +78,9 @@ flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
 flags.DEFINE_list("run_dir", [], "Folder of the run (runs/<name>); several, comma-separated.", flag_values=_FLAGS)
 flags.DEFINE_string("data_dir", None, "Folder or gs:// URL of the data set.", flag_values=_FLAGS)
 flags.DEFINE_string("split", _DEFAULT.split, "Split to predict; of a set without labels: predict.", flag_values=_FLAGS)
-flags.DEFINE_string("out", None, "File to write; default: <run_dir>/predictions-<split>.parquet.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "out", None, "File to write; of one run also <run_dir>/predictions-<split>[-tta].parquet.", flag_values=_FLAGS
+)
 flags.DEFINE_string("checkpoint", _DEFAULT.checkpoint, "best or last.", flag_values=_FLAGS)
 flags.DEFINE_boolean("tta", False, "Mean over the eight flips and quarter rotations of a cell.", flag_values=_FLAGS)
 flags.DEFINE_boolean("embeddings", False, "Write the pooled features of the first run too.", flag_values=_FLAGS)

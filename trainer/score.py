@@ -48,7 +48,7 @@ class ScoreConfig:
     submission: str
     truth: str = ""
     data_dir: str = ""
-    split: str = "validation"
+    split: str = "test"
     sample_submission: str = ""
     iou_threshold: float = scoring.IOU_THRESHOLD
     out: str = ""

@@ -32,7 +32,7 @@ KEPT_FLAGS: tuple[str, ...] = (
 
 
 def make_commands(
-    manifest: cells_pb2.DatasetManifest, info: PredictionsInfo, *, classes: str, data_dir: str
+    manifest: cells_pb2.DatasetManifest, info: PredictionsInfo, *, classes: str, data_dir: str, predictions: str
 ) -> list[str]:
     """Writes the commands that make a second model, train it and judge both.
 
@@ -41,13 +41,19 @@ def make_commands(
       info: of the first model's predictions.
       classes: of the second, as --classes takes them.
       data_dir: of the first; the second's gets "-weak" after it.
+      predictions: file of the first model's predictions.
     """
-    first = f"runs/{info.runs[0]['name']}" if info.runs else "runs/first"
+    run = info.runs[0] if info.runs else {"name": "first", "model": None}
+    folder = PurePosixPath(predictions).parent
+    first = str(folder) if folder.name == run["name"] else f"runs/{run['name']}"
     second, weak_dir = f"{first}-weak", f"{data_dir.rstrip('/')}-weak"
     chosen = read_flags(manifest.command_line)
     # What `beam_jobs.convert` made has its cell store beside it.
+    beside = storage.join(str(PurePosixPath(data_dir).parent), "cells")
     options = {"cells_dir": storage.join(chosen.get("out_dir", ""), "cells")}
     options |= {name: value for name, value in chosen.items() if name in KEPT_FLAGS}
+    if "cells_dir" not in chosen and storage.exists(storage.join(beside, "config.json")):
+        options["cells_dir"] = beside
     if manifest.jpeg_quality:
         options["jpeg_quality"] = manifest.jpeg_quality
     shard = options | {
@@ -62,6 +68,9 @@ def make_commands(
         "mask_background": manifest.mask_background,
         "keep_aspect_ratio": manifest.keep_aspect_ratio,
     }
+    train = {"data_dir": weak_dir, "runs_dir": str(PurePosixPath(first).parent), "name": PurePosixPath(second).name}
+    if run["model"]:
+        train["model"] = run["model"]
     predict = {"data_dir": data_dir, "split": "test"}
     judge = {
         "predictions": f"{first}/predictions-test.parquet",
@@ -70,7 +79,7 @@ def make_commands(
     }
     return [
         _command("beam_jobs.shard", shard),
-        _command("trainer.train", {"data_dir": weak_dir, "name": PurePosixPath(second).name}),
+        _command("trainer.train", train),
         _command("trainer.predict", {"run_dir": first, **predict}),
         # The second model does not know all classes of these cells.
         _command("trainer.predict", {"run_dir": second, **predict, "ignore_labels": True}),

@@ -146,7 +146,9 @@ def choose(config: SpecialiseConfig) -> dict[str, Any]:
         "classes": _rows(weak),
         "other_classes": _rows(routing.class_table(answers).query("label not in @weak.label")),
         "classes_flag": f"--classes={classes}",
-        "commands": second_model.make_commands(manifest, predictions.info, classes=classes, data_dir=config.data_dir),
+        "commands": second_model.make_commands(
+            manifest, predictions.info, classes=classes, data_dir=config.data_dir, predictions=config.predictions
+        ),
     }
 
 

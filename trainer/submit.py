@@ -176,7 +176,9 @@ def _read_fovs(config: SubmitConfig, predicted: Predictions) -> dict[str, list[C
 def _check_sample(config: SubmitConfig, sizes: dict[str, FovSize], sample: dict[str, FovSize]) -> None:
     for fov_id, size in sizes.items():
         if fov_id not in sample:
-            raise DatasetError(f"FOV {fov_id} of {config.data_dir} is not in {config.sample_submission}; was it to be?")
+            raise DatasetError(
+                f"FOV {fov_id} of {config.data_dir} is not in {config.sample_submission}; give the list that it is of"
+            )
         if sample[fov_id] != size:
             raise DatasetError(
                 f"FOV {fov_id} is {size.width} x {size.height} px in {config.data_dir}, "
@@ -203,7 +205,7 @@ def _work(config: SubmitConfig) -> str:
     result = run(config)
     return (
         f"{config.out}: {result.num_rows:,} rows, {result.num_detections:,} detections; {result.num_placeholders:,} rows "
-        "have no cell"
+        "are placeholders: no cell, or none from --min_confidence on"
     )
 
 
