@@ -25,6 +25,7 @@ setup(
         "jinja2>=3.1",
         "keras>=3.12",
         "matplotlib>=3.9",
+        "mlxtend>=0.23.4",
         "numpy>=2.0",
         "opencv-python-headless>=4.10",
         "pandas>=2.2",

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from absl import flags
 
-from beam_jobs import command, dataset_job, fov_source, segment, shard
-from beam_jobs.cell_store import CELL_COLUMNS
+from beam_jobs import command, dataset_job, dry_run, fov_source, segment, shard
+from beam_jobs.store_tables import CELL_COLUMNS
 from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 
@@ -31,12 +31,15 @@ def main(beam_args: list[str]) -> int:
     data_dir = shard.DATA_DIR.value or storage.join(out_dir, "dataset")
     # Both configs first: a wrong flag of the second job must not come up after hours of the first.
     segment_config = segment.config_from_flags(beam_args, cells_dir=cells_dir)
+    label_scope = "single" if segment_config.labels else "unlabelled"
     shard_config = shard.config_from_flags(
-        beam_args,
-        cells_dir=cells_dir,
-        data_dir=data_dir,
-        default_label_scope="single" if segment_config.labels else "unlabelled",
+        beam_args, cells_dir=cells_dir, data_dir=data_dir, default_label_scope=label_scope
     )
+    if shard.DRY_RUN.value:
+        # Nothing is segmented for it: it plans with the cells of an earlier run, and says so where there is none.
+        dry_run_config = shard.dry_run_from_flags(beam_args, cells_dir=cells_dir, default_label_scope=label_scope)
+        print(dry_run.describe(dry_run.run(dry_run_config), dry_run_config))
+        return 0
     group_column = shard_config.plan.group_column
     extra = fov_source.label_columns(segment_config.labels) if segment_config.labels else ()
     if group_column not in (*CELL_COLUMNS, *extra):

@@ -88,9 +88,7 @@ def run(config: ShardConfig) -> ShardResult:
     """
     start = time.monotonic()
     store = CellStore.open(config.cells_dir)
-    cells, fovs = store.read_tables()
-    split_of_fov = read_splits(config.splits_of) if config.splits_of else None
-    plan = plan_lib.make_plan(cells, config.plan, split_of_fov=split_of_fov)
+    plan, fovs = make_plan(store, config.plan, splits_of=config.splits_of)
     summary = describe_plan(plan, config.plan)
     plan_digest = plan_lib.plan_digest(config.plan, plan)
     notes = ShardNotes(config.data_dir, _shards_digest(config, store, plan, plan_digest))
@@ -113,6 +111,18 @@ def run(config: ShardConfig) -> ShardResult:
     notes.clear()
     num_written = sum(infos[task.name].num_examples for task in pending)
     return ShardResult(config.data_dir, manifest, summary, num_written, time.monotonic() - start)
+
+
+def make_plan(store: CellStore, config: PlanConfig, *, splits_of: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decides for every cell of a store, from its tables alone; returns the plan and the FOV table.
+
+    Raises:
+      ConfigError: as `plan.make_plan`, or the store is not finished.
+      DatasetError: `splits_of` is no finished data set.
+    """
+    cells, fovs = store.read_tables()
+    split_of_fov = read_splits(splits_of) if splits_of else None
+    return plan_lib.make_plan(cells, config, split_of_fov=split_of_fov), fovs
 
 
 def read_manifest(data_dir: str) -> cells_pb2.DatasetManifest:

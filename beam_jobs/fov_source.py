@@ -80,7 +80,7 @@ def find_fovs(images: str, labels: str | None) -> FovListing:
         fovs = tuple(FovRef(fov_id, tuple(sorted(paths[fov_id])), ()) for fov_id in sorted(paths))
         return FovListing(fovs, unusable_names=tuple(sorted(unusable.items())))
     rows = dict(_label_rows(labels))
-    label_sets = {fov_id: label_set for fov_id, (label_set, _) in rows.items()}
+    label_sets = {fov_id: tuple(sorted(set(written))) for fov_id, (written, _) in rows.items()}
     unmatched = tuple(sorted(label_sets.keys() - paths.keys()))
     if len(unmatched) == len(label_sets):
         raise ConfigError(f"no ID of {labels} has an image in {images}, as in {unmatched[0]}; are these of one set?")
@@ -108,11 +108,20 @@ def read_labels(path: str) -> dict[str, tuple[int, ...]]:
     Raises:
       ConfigError: a fault; the text names file, line and value.
     """
-    return {fov_id: label_set for fov_id, (label_set, _) in _label_rows(path)}
+    return {fov_id: tuple(sorted(set(written))) for fov_id, written in read_written_labels(path).items()}
+
+
+def read_written_labels(path: str) -> dict[str, tuple[int, ...]]:
+    """Reads a label file as it is written: FOV id -> labels in the order of the file, repeats as in "13|13" kept.
+
+    Raises:
+      ConfigError: a fault; the text names file, line and value.
+    """
+    return {fov_id: written for fov_id, (written, _) in _label_rows(path)}
 
 
 def _label_rows(path: str) -> Iterator[tuple[str, tuple[tuple[int, ...], dict[str, str]]]]:
-    """Yields FOV id, labels and further columns of each row of a label file."""
+    """Yields FOV id, labels as written and further columns of each row of a label file."""
     seen = set()
     for line, row in _read_csv(path, required=_LABEL_COLUMNS):
         fov_id = _check_id(row["ID"], path, line)
@@ -120,12 +129,12 @@ def _label_rows(path: str) -> Iterator[tuple[str, tuple[tuple[int, ...], dict[st
             raise ConfigError(f"{path}, line {line}: ID {fov_id} stands twice")
         seen.add(fov_id)
         try:
-            label_set = hpa_labels.parse_label_set(row["Label"])
+            written = hpa_labels.parse_written_labels(row["Label"])
         except ValueError as error:
             raise ConfigError(f"{path}, line {line}: FOV {fov_id}: {error}") from error
-        if not label_set:
+        if not written:
             raise ConfigError(f"{path}, line {line}: FOV {fov_id} has no label; remove the row or give one")
-        yield fov_id, (label_set, {column: row[column] for column in row if column not in _LABEL_COLUMNS})
+        yield fov_id, (written, {column: row[column] for column in row if column not in _LABEL_COLUMNS})
 
 
 def _read_csv(path: str, *, required: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:

@@ -76,6 +76,30 @@ def describe_plan(plan: pd.DataFrame, config: PlanConfig) -> PlanSummary:
     )
 
 
+def count_fates(plan: pd.DataFrame, summary: PlanSummary) -> pd.DataFrame:
+    """Counts what becomes of the cells of each class.
+
+    Args:
+      plan: of `make_plan`.
+      summary: of `describe_plan`.
+
+    Returns:
+      The rows of `summary.per_class`: `name`, `num_cells`, a column for each reason in `summary.dropped`, `label_removed`
+      (cells that are kept for another of their labels; only where there are some), `num_kept` and a column for each split. Each
+      row adds up: cells = dropped + removed + kept, kept = the splits.
+    """
+    table = summary.per_class
+    reasons = pd.DataFrame(
+        {reason: _count_classes(plan.loc[plan["dropped"] == reason, "labels"]) for reason in summary.dropped},
+        index=pd.RangeIndex(labels.NUM_LABELS),
+    ).loc[table.index]
+    removed = table["num_cells"] - table["num_kept"] - reasons.sum(axis=1)
+    if removed.any():
+        reasons["label_removed"] = removed
+    splits = list(summary.per_split.index)
+    return pd.concat([table[["name", "num_cells"]], reasons.astype(np.int64), table[["num_kept", *splits]]], axis=1)
+
+
 def _count_classes(label_texts: pd.Series) -> np.ndarray:
     counts = np.zeros(labels.NUM_LABELS, dtype=np.int64)
     for text, count in label_texts.fillna("").value_counts().items():

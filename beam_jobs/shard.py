@@ -7,6 +7,10 @@ Choosing is cheap: make as many data sets from one cell store as you like. The o
     python -m beam_jobs.shard --cells_dir=cells --data_dir=dataset-12 --min_green_png_bytes=4096 \
         --max_green_png_bytes=1048576 --min_cells_per_class=1000 --drop_classes=Negative
 
+What would come of it, by class and reason, without a pixel read or a file of the data set written:
+
+    python -m beam_jobs.shard --cells_dir=cells --dry_run --dry_run_out=plan.png --max_cells_per_class=4500
+
 Stopped in the middle? The same command goes on. Flags of Apache Beam may follow, as --runner=FlinkRunner.
 """
 
@@ -16,14 +20,20 @@ import sys
 
 from absl import flags
 
-from beam_jobs import command, dataset_job
+from beam_jobs import command, dataset_job, dry_run, exclusions, runner
 from beam_jobs.dataset_job import ShardConfig
+from beam_jobs.dry_run import DryRunConfig
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import DEFAULT_SPLITS, PlanConfig
 from hpa_proto import schema
+from hpa_proto.errors import ConfigError
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces a data set that was made with other flags.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Only says what would be kept, dropped, capped and split; writes no data set."
+)
+_DRY_RUN_OUT = flags.DEFINE_string("dry_run_out", None, "PNG of the classes before and after, of a dry run.")
 
 # Which cells.
 _LABEL_SCOPE = flags.DEFINE_enum(
@@ -35,6 +45,9 @@ _LABEL_SCOPE = flags.DEFINE_enum(
 )
 _CLASSES = flags.DEFINE_list("classes", None, "Classes in scope, numbers or names; default: all.")
 _DROP_CLASSES = flags.DEFINE_list("drop_classes", [], "Classes out of scope, numbers or names.")
+_EXCLUDE = flags.DEFINE_string(
+    "exclude", None, "File of ids of cells to leave out: one a line, or CSV with a column cell_id."
+)
 _MIN_CELLS = flags.DEFINE_integer("min_cells_per_class", 0, "A class with fewer cells is out (old project: 1000).", 0)
 _MAX_CELLS = flags.DEFINE_integer(
     "max_cells_per_class", None, "Cap of a class, spread evenly over its FOVs (old project: 4500).", 1
@@ -77,33 +90,12 @@ def config_from_flags(
     Raises:
       ConfigError: a flag is missing or wrong.
     """
-    label_scope = _LABEL_SCOPE.value or default_label_scope
-    splits = DEFAULT_SPLITS[label_scope] if _SPLITS.value is None else command.parse_pairs("splits", _SPLITS.value)
+    if _DRY_RUN_OUT.value and not DRY_RUN.value:
+        raise ConfigError("--dry_run_out is the picture of a dry run: add --dry_run, or leave it out")
     return ShardConfig(
         cells_dir=command.required("cells_dir", cells_dir),
         data_dir=command.required("data_dir", data_dir),
-        plan=PlanConfig(
-            label_scope=label_scope,
-            splits=splits,
-            min_green_png_bytes=_MIN_PNG.value,
-            max_green_png_bytes=_MAX_PNG.value,
-            drop_border_cells=_DROP_BORDER.value,
-            drop_without_nucleus=_DROP_NO_NUCLEUS.value,
-            max_nuclei=_MAX_NUCLEI.value,
-            min_focus=_MIN_FOCUS.value,
-            max_saturated_fraction=_MAX_SATURATED.value,
-            min_area_um2=_MIN_AREA.value,
-            max_area_um2=_MAX_AREA.value,
-            min_green_snr=_MIN_GREEN_SNR.value,
-            classes=None if _CLASSES.value is None else tuple(_CLASSES.value),
-            drop_classes=tuple(_DROP_CLASSES.value),
-            min_cells_per_class=_MIN_CELLS.value,
-            max_cells_per_class=_MAX_CELLS.value,
-            group_column=_GROUP_COLUMN.value,
-            cells_per_shard=_CELLS_PER_SHARD.value,
-            shards=command.to_counts("shards", command.parse_pairs("shards", _SHARDS.value)),
-            seed=_SEED.value,
-        ),
+        plan=_plan_from_flags(default_label_scope),
         example=ExampleConfig(
             image_size_px=_IMAGE_SIZE.value,
             channels=schema.parse_channels(_CHANNELS.value),
@@ -120,8 +112,58 @@ def config_from_flags(
     )
 
 
+def dry_run_from_flags(
+    beam_args: list[str], *, cells_dir: str | None, default_label_scope: str = "single"
+) -> DryRunConfig:
+    """Makes the config of a dry run from the flags.
+
+    Raises:
+      ConfigError: a flag is missing or wrong.
+    """
+    # A dry run uses no Beam, but a mistyped flag of the plan lands among Beam's.
+    runner.check_beam_args(beam_args)
+    return DryRunConfig(
+        cells_dir=command.required("cells_dir", cells_dir),
+        plan=_plan_from_flags(default_label_scope),
+        splits_of=_SPLITS_OF.value,
+        picture_path=_DRY_RUN_OUT.value,
+    )
+
+
+def _plan_from_flags(default_label_scope: str) -> PlanConfig:
+    label_scope = _LABEL_SCOPE.value or default_label_scope
+    splits = DEFAULT_SPLITS[label_scope] if _SPLITS.value is None else command.parse_pairs("splits", _SPLITS.value)
+    return PlanConfig(
+        label_scope=label_scope,
+        splits=splits,
+        exclude=exclusions.read_exclusions(_EXCLUDE.value) if _EXCLUDE.value else (),
+        min_green_png_bytes=_MIN_PNG.value,
+        max_green_png_bytes=_MAX_PNG.value,
+        drop_border_cells=_DROP_BORDER.value,
+        drop_without_nucleus=_DROP_NO_NUCLEUS.value,
+        max_nuclei=_MAX_NUCLEI.value,
+        min_focus=_MIN_FOCUS.value,
+        max_saturated_fraction=_MAX_SATURATED.value,
+        min_area_um2=_MIN_AREA.value,
+        max_area_um2=_MAX_AREA.value,
+        min_green_snr=_MIN_GREEN_SNR.value,
+        classes=None if _CLASSES.value is None else tuple(_CLASSES.value),
+        drop_classes=tuple(_DROP_CLASSES.value),
+        min_cells_per_class=_MIN_CELLS.value,
+        max_cells_per_class=_MAX_CELLS.value,
+        group_column=_GROUP_COLUMN.value,
+        cells_per_shard=_CELLS_PER_SHARD.value,
+        shards=command.to_counts("shards", command.parse_pairs("shards", _SHARDS.value)),
+        seed=_SEED.value,
+    )
+
+
 def main(beam_args: list[str]) -> None:
     """Runs the job that the flags describe."""
+    if DRY_RUN.value:
+        config = dry_run_from_flags(beam_args, cells_dir=command.CELLS_DIR.value)
+        print(dry_run.describe(dry_run.run(config), config))
+        return
     config = config_from_flags(beam_args, cells_dir=command.CELLS_DIR.value, data_dir=DATA_DIR.value)
     print(dataset_job.describe(dataset_job.run(config)))
 

@@ -60,9 +60,18 @@ def parse_label_set(text: str) -> tuple[int, ...]:
     Raises:
       ValueError: a part is no label.
     """
+    return tuple(sorted(set(parse_written_labels(text))))
+
+
+def parse_written_labels(text: str) -> tuple[int, ...]:
+    """Reads the labels of a text as they stand there, in its order and with repeats: "13|0|13" becomes (13, 0, 13).
+
+    Raises:
+      ValueError: a part is no label.
+    """
     if not text.strip():
         return ()
-    return tuple(sorted({parse_label(token) for token in text.split("|")}))
+    return tuple(parse_label(token) for token in text.split("|"))
 
 
 def format_label_set(label_set: Iterable[int]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from beam_jobs.fov_source import FovRef, find_fovs, read_labels
+from beam_jobs.fov_source import FovRef, find_fovs, read_labels, read_written_labels
 from hpa_proto.errors import ConfigError
 
 
@@ -112,6 +112,14 @@ def test_id_that_could_leave_its_folder_is_an_error(tmp_path, fov_id):
 def test_fault_of_a_label_file_names_file_line_and_value(tmp_path, text, message):
     with pytest.raises(ConfigError, match=f"l.csv, {message}"):
         read_labels(write(tmp_path / "l.csv", text))
+
+
+def test_repeated_label_counts_once_but_for_the_table_as_written(tmp_path):
+    path = write(tmp_path / "l.csv", "ID,Label\na,13|13\nb,8|5|8\n")
+    assert read_labels(path) == {"a": (13,), "b": (5, 8)}
+    assert read_written_labels(path) == {"a": (13, 13), "b": (8, 5, 8)}
+    folder = touch(tmp_path / "images", *channels("a"))
+    assert find_fovs(str(folder), path).fovs[0].labels == (13,)
 
 
 def test_unreadable_label_file_is_an_error(tmp_path):

@@ -28,6 +28,13 @@ def test_repeated_label_counts_once():
     assert labels.parse_label_set("13|0|13") == (0, 13)
 
 
+def test_written_labels_keep_order_and_repeats():
+    assert labels.parse_written_labels("13|0|Plasma membrane") == (13, 0, 13)
+    assert labels.parse_written_labels(" ") == ()
+    with pytest.raises(ValueError, match="label ''"):
+        labels.parse_written_labels("13||0")
+
+
 def test_empty_text_is_the_empty_set():
     assert labels.parse_label_set(" ") == ()
     assert labels.format_label_set(()) == ""

@@ -3,7 +3,7 @@ import pytest
 import cell_tables
 from beam_jobs.plan import make_plan
 from beam_jobs.plan_config import PlanConfig
-from beam_jobs.plan_summary import describe_plan
+from beam_jobs.plan_summary import count_fates, describe_plan
 
 
 def summarize(cells, config):
@@ -53,3 +53,49 @@ def test_summary_of_unlabelled_cells_has_no_classes():
     assert summary.per_class.empty
     assert summary.per_split.loc["all", "num_cells"] == 8
     assert summary.notes == ()
+
+
+def test_fates_of_each_class_add_up():
+    cells = cell_tables.make_cell_table(["0", "0|5", "18", "5|18", ""] * 16, num_cells=3)
+    cells.loc[::4, "touches_border"] = True
+    config = PlanConfig(
+        label_scope="all",
+        drop_classes=("Negative",),
+        drop_border_cells=True,
+        max_cells_per_class=40,
+        exclude=(cells["cell_id"].iloc[1],),
+    )
+    plan = make_plan(cells, config)
+    fates = count_fates(plan, describe_plan(plan, config))
+    assert list(fates.columns) == [
+        *(
+            "name",
+            "num_cells",
+            "excluded",
+            "unlabelled",
+            "border",
+            "class_out_of_scope",
+            "class_capped",
+            "label_removed",
+        ),
+        *("num_kept", "train", "validation", "test"),
+    ]
+    dropped = fates.loc[:, "excluded":"class_capped"].sum(axis=1)
+    assert (fates["num_cells"] == dropped + fates["label_removed"] + fates["num_kept"]).all()
+    assert (fates["num_kept"] == fates[["train", "validation", "test"]].sum(axis=1)).all()
+    # Cells of 5|18 stay as cells of 5.
+    assert fates["label_removed"].to_dict()[18] == (plan.loc[plan["labels"] == "5|18", "dropped"] == "").sum() > 0
+    assert fates["label_removed"].to_dict()[0] == 0
+    assert fates.at[0, "excluded"] == 1
+
+
+def test_no_label_removed_no_column_of_it():
+    cells = cell_tables.make_cell_table(["0", "5"] * 8)
+    config = PlanConfig(max_cells_per_class=20)
+    plan = make_plan(cells, config)
+    assert list(count_fates(plan, describe_plan(plan, config)).columns[:4]) == [
+        "name",
+        "num_cells",
+        "class_capped",
+        "num_kept",
+    ]
