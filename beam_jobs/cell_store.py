@@ -2,6 +2,7 @@
 
     <store>/config.json                        segmenter, parameters, versions and the digest of what decides the cells
     <store>/fovs/<2 hex digits>/<fov_id>.tfrecord   hpa.Cell messages of one FOV
+    <store>/fovs/<2 hex digits>/<fov_id>.jpg        small picture of a FOV that looks wrong (fov_overview)
     <store>/fovs/<2 hex digits>/<fov_id>.json       the FOV's row and its cells' rows, or the error; written last
     <store>/cells.parquet, fovs.parquet, dead_letters.jsonl    made from the .json files at the end of a job
 
@@ -22,12 +23,12 @@ from typing import Any
 
 import pandas as pd
 
-from beam_jobs import measurements
+from beam_jobs import fov_quality, store_tables
+from beam_jobs.store_tables import FovRow
 from hpa_proto import cells_pb2, records, storage
-from hpa_proto import labels as hpa_labels
-from hpa_proto.errors import ConfigError, DatasetError, FovError
+from hpa_proto.errors import ConfigError, DatasetError
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _CONFIG = "config.json"
 CELLS_TABLE = "cells.parquet"
 FOVS_TABLE = "fovs.parquet"
@@ -35,66 +36,6 @@ DEAD_LETTERS = "dead_letters.jsonl"
 _FOVS = "fovs"
 _ROWS_PER_CHUNK = 20_000
 _PACKAGES = ("apache-beam", "numpy", "opencv-python-headless", "scikit-image", "scipy")
-
-CELL_COLUMNS = {
-    "cell_id": "str",
-    "fov_id": "str",
-    "cell_index": "int32",
-    "labels": "str",
-    "x_min": "int32",
-    "y_min": "int32",
-    "x_max": "int32",
-    "y_max": "int32",
-    "fov_height_px": "int32",
-    "fov_width_px": "int32",
-    "bit_depth": "int32",
-    "file": "str",
-    "offset_bytes": "int64",
-    "length_bytes": "int64",
-    "record_crc32c": "int64",
-    **measurements.MEASUREMENT_TYPES,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class FovRow:
-    """What became of one FOV: a row of fovs.parquet.
-
-    Attributes:
-      fov_id: its id.
-      labels: Kaggle's text; "" without labels.
-      height_px: 0 when it could not be read, like the other numbers.
-      width_px: likewise.
-      bit_depth: bits in use.
-      num_cells: cells in the store.
-      num_bytes: size of its file of cells.
-      input_bytes: size of its images, by which a later job notices that they have been replaced.
-      read_msec: time to read and decode.
-      segment_msec: time to segment.
-      store_msec: time to cut, measure and write.
-      error_stage: "" when all went well, like the other two.
-      error_reason: short and countable.
-      error_detail: what was found and what to do.
-    """
-
-    fov_id: str
-    labels: str = ""
-    height_px: int = 0
-    width_px: int = 0
-    bit_depth: int = 0
-    num_cells: int = 0
-    num_bytes: int = 0
-    input_bytes: int = 0
-    read_msec: int = 0
-    segment_msec: int = 0
-    store_msec: int = 0
-    error_stage: str = ""
-    error_reason: str = ""
-    error_detail: str = ""
-
-    def with_error(self, error: FovError) -> FovRow:
-        """Returns the row of a FOV that failed."""
-        return dataclasses.replace(self, error_stage=error.stage, error_reason=error.reason, error_detail=error.detail)
 
 
 def config_digest(config: dict[str, object]) -> str:
@@ -133,7 +74,7 @@ class CellStore:
         """
         digest = config_digest(config)
         config_path = storage.join(path, _CONFIG)
-        if storage.exists(config_path):
+        if cls.is_store(path):
             found = cls.open(path)
             if found.digest != digest:
                 raise ConfigError(
@@ -149,6 +90,11 @@ class CellStore:
         storage.write_text(config_path, json.dumps(content, indent=2, sort_keys=True) + "\n")
         return cls(path, digest)
 
+    @staticmethod
+    def is_store(path: str) -> bool:
+        """True for a folder that holds a cell store."""
+        return storage.exists(storage.join(path, _CONFIG))
+
     @classmethod
     def open(cls, path: str) -> CellStore:
         """Opens a store.
@@ -158,14 +104,19 @@ class CellStore:
           DatasetError: its config is damaged.
         """
         config_path = storage.join(path, _CONFIG)
-        if not storage.exists(config_path):
+        if not cls.is_store(path):
             raise ConfigError(f"{path} is no cell store (no {_CONFIG}); make one with `python -m beam_jobs.segment`")
         try:
             content = json.loads(storage.read_text(config_path))
-            digest = content["digest"]
+            digest, version = content["digest"], content["format_version"]
             sound = digest == config_digest(content["config"])
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{config_path}: damaged: {error}") from error
+        if version != _FORMAT_VERSION:
+            raise ConfigError(
+                f"{path} is a cell store of format {version}, this program reads {_FORMAT_VERSION}; "
+                "segment into another folder"
+            )
         if not sound:
             raise DatasetError(f"{config_path}: its digest {digest} does not fit its config; was it edited?")
         return cls(path, digest)
@@ -174,13 +125,22 @@ class CellStore:
         """Reads what decides the cells."""
         return json.loads(storage.read_text(storage.join(self.path, _CONFIG)))["config"]
 
+    def write_overview(self, fov_id: str, picture: bytes) -> None:
+        """Writes the small picture of a FOV that looks wrong."""
+        storage.write_bytes(storage.join(self.path, self._file_name(fov_id, "jpg")), picture)
+
+    def read_overview(self, fov_id: str) -> bytes | None:
+        """Reads the picture of `write_overview`; None where there is none."""
+        path = storage.join(self.path, self._file_name(fov_id, "jpg"))
+        return storage.read_bytes(path) if storage.exists(path) else None
+
     def write_fov(self, row: FovRow, cells: Iterable[cells_pb2.Cell]) -> FovRow:
         """Writes the cells of one FOV, then the note that it is finished. Returns the row with what was written."""
         frames, rows, offset = [], [], 0
         file = self._file_name(row.fov_id, "tfrecord")
         for cell in cells:
             frames.append(records.frame_record(cell.SerializeToString(deterministic=True)))
-            rows.append(_cell_row(cell, frames[-1], file=file, offset_bytes=offset))
+            rows.append(store_tables.cell_row(cell, frames[-1], file=file, offset_bytes=offset))
             offset += len(frames[-1])
         storage.write_bytes(storage.join(self.path, file), b"".join(frames))
         row = dataclasses.replace(row, num_cells=len(rows), num_bytes=offset)
@@ -201,8 +161,9 @@ class CellStore:
         storage.remove_temporary_files(self.path)
 
     def clear_notes(self, fov_ids: Iterable[str]) -> None:
-        """Takes away old notes of FOVs that are to be done again, so that notes count what a run has done."""
-        wanted = {self._file_name(fov_id, "json").removeprefix(f"{_FOVS}/") for fov_id in fov_ids}
+        """Takes away old notes, and overviews, of FOVs that are to be done again: notes count what a run has done."""
+        names = (self._file_name(fov_id, suffix) for fov_id in fov_ids for suffix in ("json", "jpg"))
+        wanted = {name.removeprefix(f"{_FOVS}/") for name in names}
         folder = storage.join(self.path, _FOVS)
         for name in storage.list_files(folder):
             if name in wanted:
@@ -236,12 +197,12 @@ class CellStore:
             pending += rows
             # A row as a dict takes ten times the memory of a row of a table.
             if len(pending) > _ROWS_PER_CHUNK:
-                cell_chunks.append(_cell_table(pending))
+                cell_chunks.append(store_tables.cell_table(pending))
                 pending = []
-        cell_chunks.append(_cell_table(pending))
-        fovs = pd.DataFrame(fov_rows, columns=[field.name for field in dataclasses.fields(FovRow)])
-        fovs = fovs.sort_values("fov_id", ignore_index=True)
+        cell_chunks.append(store_tables.cell_table(pending))
+        fovs = store_tables.fov_table(fov_rows)
         cells = pd.concat(cell_chunks).sort_values(["fov_id", "cell_index"], ignore_index=True)
+        cells = cells.join(fov_quality.flag_cells(cells))
         for table in (cells, fovs):
             table["labels"] = table["fov_id"].map(labels).fillna("").astype("str")
             for name in sorted({name for extra in extra_columns.values() for name in extra}):
@@ -305,28 +266,3 @@ class CellStore:
                 raise DatasetError(
                     f"{storage.join(folder, name)}: damaged: {error}; delete it and run again"
                 ) from error
-
-
-def _cell_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(CELL_COLUMNS)).astype(CELL_COLUMNS)
-
-
-def _cell_row(cell: cells_pb2.Cell, frame: bytes, *, file: str, offset_bytes: int) -> dict[str, Any]:
-    return {
-        "cell_id": cell.cell_id,
-        "fov_id": cell.fov_id,
-        "cell_index": cell.cell_index,
-        "labels": hpa_labels.format_label_set(cell.labels),
-        "x_min": cell.bbox.x_min,
-        "y_min": cell.bbox.y_min,
-        "x_max": cell.bbox.x_max,
-        "y_max": cell.bbox.y_max,
-        "fov_height_px": cell.fov_height,
-        "fov_width_px": cell.fov_width,
-        "bit_depth": cell.bit_depth,
-        "file": file,
-        "offset_bytes": offset_bytes,
-        "length_bytes": len(frame),
-        "record_crc32c": records.checksum_of(frame),
-        **cell.measurements,
-    }

@@ -20,6 +20,8 @@ class MaskMatches:
     Attributes:
       reference_ids: int64[R], ids of the reference map, ascending, without 0.
       predicted_ids: int64[P], ids of the predicted map, ascending, without 0.
+      reference_areas_px: int64[R], pixels of each object of the reference map.
+      predicted_areas_px: int64[P], pixels of each object of the predicted map.
       pair_reference_ids: int64[K], reference id of each overlapping pair.
       pair_predicted_ids: int64[K], predicted id of each overlapping pair.
       pair_intersections_px: int64[K], pixels that both objects cover.
@@ -28,20 +30,27 @@ class MaskMatches:
 
     reference_ids: np.ndarray
     predicted_ids: np.ndarray
+    reference_areas_px: np.ndarray
+    predicted_areas_px: np.ndarray
     pair_reference_ids: np.ndarray
     pair_predicted_ids: np.ndarray
     pair_intersections_px: np.ndarray
     pair_ious: np.ndarray
 
-    def num_matched(self, *, iou_threshold: float) -> int:
-        """Counts pairs with an IoU of at least `iou_threshold`.
+    def is_match(self, *, iou_threshold: float) -> np.ndarray:
+        """Tells which pairs have an IoU of at least `iou_threshold`: bool[K]. No object is in two of them.
 
         Raises:
           ValueError: a threshold outside [0.5, 1]; below 0.5 a match is not unique.
         """
         if not 0.5 <= iou_threshold <= 1.0:
             raise ValueError(f"iou_threshold {iou_threshold}: give one from 0.5 to 1, where a match is unique")
-        return int(np.count_nonzero(self._is_match(iou_threshold)))
+        # At exactly 0.5 an object can tie with two partners; above it, it cannot.
+        return self.pair_ious > 0.5 if iou_threshold == 0.5 else self.pair_ious >= iou_threshold
+
+    def num_matched(self, *, iou_threshold: float) -> int:
+        """Counts the pairs of `is_match`."""
+        return int(np.count_nonzero(self.is_match(iou_threshold=iou_threshold)))
 
     def f1(self, *, iou_threshold: float) -> float:
         """Returns 2 x matched / (objects of the reference + objects predicted); 1.0 where both maps are empty."""
@@ -60,10 +69,6 @@ class MaskMatches:
         if not len(self.reference_ids):
             return 0.0 if len(self.predicted_ids) else 1.0
         return float(self.best_ious().mean())
-
-    def _is_match(self, iou_threshold: float) -> np.ndarray:
-        # At exactly 0.5 an object can tie with two partners; above it, it cannot.
-        return self.pair_ious > 0.5 if iou_threshold == 0.5 else self.pair_ious >= iou_threshold
 
 
 def match_masks(reference: np.ndarray, predicted: np.ndarray) -> MaskMatches:
@@ -95,6 +100,8 @@ def match_masks(reference: np.ndarray, predicted: np.ndarray) -> MaskMatches:
     return MaskMatches(
         reference_ids=reference_ids,
         predicted_ids=predicted_ids,
+        reference_areas_px=areas_reference[1:],
+        predicted_areas_px=areas_predicted[1:],
         pair_reference_ids=reference_ids[rows],
         pair_predicted_ids=predicted_ids[columns],
         pair_intersections_px=intersections,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from beam_jobs import cell_pictures, charts, report_choice, report_tables
+from beam_jobs import cell_pictures, charts, fov_overview, report_choice, report_tables
 from beam_jobs.cell_store import CellStore
 from beam_jobs.plan_summary import PlanSummary
 from hpa_proto import cells_pb2, pictures, report_page, schema, storage
@@ -21,6 +21,7 @@ from hpa_proto import labels as hpa_labels
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 # With these the pictures of 19 classes stay under 5 MB.
 MAX_FOVS = 12
+MAX_WRONG_FOVS = 12
 MAX_CELLS_OF_CLASS = 12
 MAX_CELLS_OF_REASON = 6
 _FOV_SIDE_PX = 480
@@ -31,6 +32,7 @@ _HISTOGRAMS: tuple[tuple[str, str, float], ...] = (
     ("area_um2", "area of the cell, µm²", 1),
     ("nucleus_area_um2", "area of the nucleus, µm² (0: none)", 1),
     ("num_nuclei", "nuclei in a cell", 1),
+    ("solidity", "solidity (area over that of the convex hull)", 1),
     ("focus", "focus, % (higher is sharper)", 1),
     ("saturated_fraction", "saturated pixels, % (worst channel)", 100),
     ("green_snr", "protein signal over background (SNR)", 1),
@@ -72,10 +74,13 @@ def render_report(
     manifest: cells_pb2.DatasetManifest,
 ) -> str:
     """Makes the text of report.html; arguments and errors as `write_report`."""
+    wrong = report_tables.list_wrong(fovs, plan)
     return report_page.render_page(
         _TEMPLATE,
         headline=report_tables.headline(summary, fovs, manifest),
         warnings=report_tables.list_warnings(plan, summary, fovs),
+        wrong_fovs=_draw_wrong(store, plan, wrong[:MAX_WRONG_FOVS]),
+        num_more_wrong=max(0, len(wrong) - MAX_WRONG_FOVS),
         dead=report_tables.list_dead(fovs),
         signs=report_tables.list_signs(plan),
         fov_pictures=_draw_fovs(store, plan),
@@ -101,16 +106,19 @@ def _draw_charts(plan: pd.DataFrame) -> list[dict[str, str]]:
         drawn.append(
             {"src": report_page.data_uri(svg, "svg+xml"), "alt": f"Histogram of cells: {x_label}. Median {median:.3g}."}
         )
-    means = {schema.CHANNEL_STAINS[channel]: 100 * plan[f"{channel}_mean"].to_numpy() for channel in schema.CHANNELS}
-    colours = dict(zip(means, (charts.CHANNEL_COLOURS[channel] for channel in schema.CHANNELS), strict=True))
-    svg = charts.lines(means, colours=colours, x_label="mean brightness, % of full (all cells)")
-    medians = ", ".join(f"{name} {np.nanmedian(values):.3g} %" for name, values in means.items())
-    drawn.append(
-        {
-            "src": report_page.data_uri(svg, "svg+xml"),
-            "alt": f"Mean brightness of the cells per channel. Medians: {medians}.",
+    for column, factor, what in (
+        ("mean", 100, "mean brightness, % of full"),
+        ("snr", 1, "signal over background (SNR)"),
+    ):
+        values = {
+            name: factor * plan[f"{channel}_{column}"].to_numpy() for channel, name in schema.CHANNEL_STAINS.items()
         }
-    )
+        colours = {name: charts.CHANNEL_COLOURS[channel] for channel, name in schema.CHANNEL_STAINS.items()}
+        svg = charts.lines(values, colours=colours, x_label=f"{what} (all cells)")
+        medians = ", ".join(f"{name} {np.nanmedian(column_values):.3g}" for name, column_values in values.items())
+        drawn.append(
+            {"src": report_page.data_uri(svg, "svg+xml"), "alt": f"Cells per channel: {what}. Medians: {medians}."}
+        )
     sizes = plan.groupby("fov_id").size().to_numpy(dtype=float)
     svg = charts.histogram(sizes, np.zeros(0), x_label="cells in a FOV (kept and dropped)", y_label="FOVs")
     drawn.append(
@@ -119,6 +127,21 @@ def _draw_charts(plan: pd.DataFrame) -> list[dict[str, str]]:
             "alt": f"Histogram of cells in a FOV. Median {np.median(sizes):.3g}.",
         }
     )
+    return drawn
+
+
+def _draw_wrong(store: CellStore, plan: pd.DataFrame, wrong: list[dict[str, object]]) -> list[dict[str, object]]:
+    drawn = []
+    for fov in wrong:
+        rows = plan[plan["fov_id"] == fov["fov_id"]].sort_values("cell_index")
+        shown = {**fov, "labels": _name_labels(fov["labels"]), "num_cells": len(rows), "src": ""}
+        if (overview := store.read_overview(fov["fov_id"])) is not None:
+            picture = fov_overview.draw_overview(
+                fov_overview.decode_overview(overview), _read_cells(store, rows), fov_width_px=fov["width_px"]
+            )
+            jpeg = pictures.encode_jpeg(picture, quality=_FOV_JPEG_QUALITY)
+            shown |= {"src": report_page.data_uri(jpeg, "jpeg"), "width": picture.shape[1], "height": picture.shape[0]}
+        drawn.append(shown)
     return drawn
 
 

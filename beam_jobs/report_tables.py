@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pandas as pd
 from google.protobuf import json_format
 
+from beam_jobs import fov_quality
 from beam_jobs.plan_summary import PlanSummary
 from hpa_proto import cells_pb2, schema
 
@@ -67,6 +68,18 @@ _SIGNS = (
         lambda cells: cells["area_um2"] > cells["area_um2"].median() * 4,
         0.05,
     ),
+    _Sign(
+        "likely merge",
+        "neighbours that were not separated: far larger than usual in its FOV, or large with more nuclei or a ragged outline",
+        lambda cells: cells["likely_merge"],
+        0.1,
+    ),
+    _Sign(
+        "likely split",
+        "a piece of a cell: it and its nucleus are far smaller than usual in its FOV",
+        lambda cells: cells["likely_split"],
+        0.1,
+    ),
     _Sign("solidity under 0.7", "ragged outlines or long protrusions", lambda cells: cells["solidity"] < 0.7, 0.2),
     _Sign("over 1 % of pixels saturated", "overexposed images", lambda cells: cells["saturated_fraction"] > 0.01, 0.2),
     _Sign("at the border of the FOV", "nothing wrong: the FOV ends there", lambda cells: cells["touches_border"], 1.0),
@@ -94,6 +107,8 @@ def list_warnings(plan: pd.DataFrame, summary: PlanSummary, fovs: pd.DataFrame) 
     warnings = list(summary.notes)
     if num_dead := int((fovs["error_reason"] != "").sum()):
         warnings.append(f"{num_dead:,} of {len(fovs):,} FOVs could not be used; see the table of failed FOVs.")
+    if num_wrong := len(list_wrong(fovs, plan)):
+        warnings.append(f"{num_wrong:,} of {len(fovs):,} FOVs look wrong; they come first below.")
     if not (plan["num_nuclei"] > 0).any():
         warnings.append("No cell has a nucleus: either the masks came without nuclei, or segmentation went wrong.")
         return warnings
@@ -102,6 +117,26 @@ def list_warnings(plan: pd.DataFrame, summary: PlanSummary, fovs: pd.DataFrame) 
         for sign in list_signs(plan)
         if sign["is_high"]
     ]
+
+
+def list_wrong(fovs: pd.DataFrame, plan: pd.DataFrame) -> list[dict[str, object]]:
+    """Lists the FOVs that look wrong with the reasons in words: those that could not be segmented first.
+
+    Args:
+      fovs: the FOV table.
+      plan: of `plan.make_plan`.
+    """
+    # Masks that came without nuclei say nothing about the FOVs.
+    unsaid = set() if (plan["num_nuclei"] > 0).any() else {"no_nuclei"}
+    wrong = []
+    for row in fovs[(fovs["looks_wrong"] != "") | (fovs["error_stage"] == "segment")].itertuples():
+        reasons = [reason for reason in row.looks_wrong.split("|") if reason and reason not in unsaid]
+        words = [row.error_detail.removeprefix(f"fov {row.fov_id}: ")] if row.error_reason else []
+        words += [fov_quality.describe_reason(reason) for reason in reasons]
+        if words:
+            fov = {"fov_id": row.fov_id, "reasons": words, "labels": row.labels, "width_px": row.width_px}
+            wrong.append((row.error_reason == "", -len(words), row.fov_id, fov))
+    return [fov for *_, fov in sorted(wrong, key=lambda entry: entry[:3])]
 
 
 def list_dead(fovs: pd.DataFrame) -> list[dict[str, object]]:

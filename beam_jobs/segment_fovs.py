@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from beam_jobs import cutting, worker_setup
+from beam_jobs import cutting, fov_overview, fov_quality, worker_setup
 from beam_jobs.cell_store import CellStore, FovRow
-from beam_jobs.fov_reader import read_fov
+from beam_jobs.fov_reader import FovImage, read_fov
 from beam_jobs.fov_source import FovRef
-from beam_jobs.segmenters import Segmenter
+from beam_jobs.segmenters import Segmentation, Segmenter
 from hpa_proto import labels as hpa_labels
 from hpa_proto.errors import FovError
 
@@ -62,6 +63,7 @@ class _SegmentFov(beam.DoFn):
             row = self._segment(fov, row)
         except FovError as error:
             row = row.with_error(error)
+        if row.error_reason:
             self._store.write_dead_fov(row)
             self._fovs_failed.inc()
         else:
@@ -76,10 +78,22 @@ class _SegmentFov(beam.DoFn):
             )
         start = time.monotonic()
         image = read_fov(fov, bit_depth=self._bit_depth)
-        height_px, width_px = image.pixels.shape[:2]
         read = time.monotonic()
-        segmentation = self._segmenter.segment(image.pixels, fov_id=fov.fov_id)
+        row = dataclasses.replace(
+            row,
+            height_px=image.pixels.shape[0],
+            width_px=image.pixels.shape[1],
+            bit_depth=image.bit_depth,
+            input_bytes=image.input_bytes,
+            read_msec=round(1000 * (read - start)),
+        )
+        try:
+            segmentation = self._segmenter.segment(image.pixels, fov_id=fov.fov_id)
+        except FovError as error:
+            # What can be seen in the pixels often tells why.
+            return self._judge(row, image, None).with_error(error)
         segmented = time.monotonic()
+        row = self._judge(row, image, segmentation)
         cells = list(
             cutting.cut_cells(
                 image, segmentation, fov_id=fov.fov_id, labels=fov.labels, pixel_size_um=self._pixel_size_um
@@ -87,12 +101,19 @@ class _SegmentFov(beam.DoFn):
         )
         row = dataclasses.replace(
             row,
-            height_px=height_px,
-            width_px=width_px,
-            bit_depth=image.bit_depth,
-            input_bytes=image.input_bytes,
-            read_msec=round(1000 * (read - start)),
             segment_msec=round(1000 * (segmented - read)),
             store_msec=round(1000 * (time.monotonic() - segmented)),
         )
         return self._store.write_fov(row, cells)
+
+    def _judge(self, row: FovRow, image: FovImage, segmentation: Segmentation | None) -> FovRow:
+        """Measures the quality of a FOV and keeps a picture of it where something looks wrong."""
+        cell_mask, num_nuclei = (segmentation.cell_mask, segmentation.num_nuclei) if segmentation else (None, None)
+        quality = fov_quality.measure_fov(image.pixels, cell_mask, pixel_size_um=self._pixel_size_um)
+        reasons = fov_quality.find_reasons(quality, num_nuclei)
+        if reasons or segmentation is None:
+            overview = fov_overview.encode_overview(image.pixels, bit_depth=image.bit_depth)
+            self._store.write_overview(row.fov_id, overview)
+        # NaN is no JSON.
+        known = {name: value for name, value in quality.items() if not math.isnan(value)}
+        return dataclasses.replace(row, quality=known, looks_wrong="|".join(reasons))

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 import small_dataset
-from beam_jobs import charts, plan_summary, report, report_choice, report_tables
+import small_fovs
+from beam_jobs import charts, fov_overview, plan_summary, report, report_choice, report_tables
 from beam_jobs import plan as plan_lib
 from beam_jobs.cell_store import CellStore
 from beam_jobs.dataset_job import read_manifest
@@ -157,6 +158,49 @@ def test_failed_fovs_come_with_reason_and_detail(page):
     text = " ".join(Elements(page.text).words)
     assert "1 of 9 FOVs could not be used" in text
     assert "read truncated_image 1 fov fov-4:" in text
+
+
+def test_fovs_that_look_wrong_come_first_with_picture_and_reason(page, made, tmp_path):
+    store = CellStore.open(str(shutil.copytree(made.cells_dir, tmp_path / "cells")))
+    image, _, _ = small_fovs.draw_fov(seed=1)
+    store.write_overview("fov-1", fov_overview.encode_overview(image, bit_depth=8))
+    fovs = page.parts["fovs"].set_index("fov_id")
+    fovs.loc["fov-1", "looks_wrong"] = "empty_blue|out_of_focus"
+    fovs.loc["fov-4", ["error_stage", "error_detail"]] = ["segment", "fov fov-4: no nucleus found"]
+    text = report.render_report(store, **{**page.parts, "fovs": fovs.reset_index()})
+    section = text[text.index("<h2>FOVs that look wrong") : text.index("<h2>Failed FOVs")]
+    assert text.index("<h2>FOVs that look wrong") < text.index("<h2>Fields of view")
+    assert (
+        section.index("no nucleus found")
+        < section.index("the blue channel (nucleus) is empty")
+        < section.index("out of focus")
+    )
+    (picture,) = Elements(section[section.index("</h2>") + 5 : section.rindex("</section>")]).images()
+    assert picture["alt"] == "FOV fov-1 and its four channels"
+    assert int(picture["width"]) > int(picture["height"]) > 90
+    assert "2 of 9 FOVs look wrong" in text
+    assert "look wrong" not in page.text
+
+
+def test_wrong_fovs_are_ordered_and_put_in_words():
+    fovs = pd.DataFrame(
+        {
+            "fov_id": ["a", "b", "c", "d", "e"],
+            "labels": "0",
+            "width_px": 9,
+            "looks_wrong": ["", "out_of_focus", "no_nuclei|foreign_red", "empty_blue", ""],
+            "error_stage": ["", "", "", "segment", "read"],
+            "error_reason": ["", "", "", "no_cells", "missing_file"],
+            "error_detail": ["", "", "", "fov d: no nucleus found", "fov e: not there"],
+        }
+    )
+    with_nuclei, without = (pd.DataFrame({"num_nuclei": [number]}) for number in (1, 0))
+    wrong = report_tables.list_wrong(fovs, with_nuclei)
+    assert [fov["fov_id"] for fov in wrong] == ["d", "c", "b"]
+    assert wrong[0]["reasons"][0] == "no nucleus found"
+    assert wrong[1]["reasons"][0] == "no cell has a nucleus"
+    # Masks that came without nuclei are said once, not of every FOV.
+    assert [len(fov["reasons"]) for fov in report_tables.list_wrong(fovs, without)] == [2, 1, 1]
 
 
 def test_many_failed_fovs_are_cut_short():
@@ -342,6 +386,8 @@ def test_common_signs_of_wrong_segmentation_are_warned_of():
             "solidity": 0.9,
             "saturated_fraction": 0.0,
             "touches_border": True,
+            "likely_merge": False,
+            "likely_split": False,
         }
     )
     signs = {row["name"]: row for row in report_tables.list_signs(cells)}

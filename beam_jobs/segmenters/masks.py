@@ -87,7 +87,7 @@ class MasksSegmenter:
         nuclei_path = storage.join(self.masks_dir, NUCLEUS_NAME.format(fov_id))
         if not storage.exists(nuclei_path):
             return Segmentation(cell_mask, np.zeros_like(cell_mask), np.zeros(len(ids) + 1, np.int32))
-        nuclei = _read_mask(nuclei_path, fov_id)
+        nuclei = read_mask(nuclei_path, fov_id)
         _check_size(nuclei, image, what=f"nucleus mask of {fov_id}")
         nucleus_mask, num_nuclei = assign_nuclei(_renumber(nuclei, fov_id)[1], cell_mask)
         return Segmentation(cell_mask, nucleus_mask, num_nuclei)
@@ -97,7 +97,7 @@ class MasksSegmenter:
         for name in names:
             path = storage.join(self.masks_dir, name)
             if storage.exists(path):
-                return _read_mask(path, fov_id)
+                return read_mask(path, fov_id)
         raise FovError(
             "segment",
             "missing_mask",
@@ -134,7 +134,16 @@ def assign_nuclei(nuclei: np.ndarray, cell_mask: np.ndarray) -> tuple[np.ndarray
     return nucleus_mask, num_nuclei
 
 
-def _read_mask(path: str, fov_id: str) -> np.ndarray:
+def read_mask(path: str, fov_id: str) -> np.ndarray:
+    """Reads a label map as it is in its file: int[H, W] of any integer type.
+
+    Args:
+      path: of `CELL_NAMES` or `NUCLEUS_NAME`.
+      fov_id: for errors.
+
+    Raises:
+      FovError: reason "unreadable_mask".
+    """
     try:
         data = storage.read_bytes(path)
         mask = _decode_array(data) if path.endswith((".npy", ".npz")) else _decode_image(data)

@@ -1,0 +1,121 @@
+"""The rows and columns of a cell store's tables: cells.parquet and fovs.parquet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from beam_jobs import fov_quality, measurements
+from hpa_proto import cells_pb2, records
+from hpa_proto import labels as hpa_labels
+from hpa_proto.errors import FovError
+
+# What a FOV's file holds of each cell; `fov_quality.FLAG_TYPES` are added to the whole table.
+CELL_COLUMNS = {
+    "cell_id": "str",
+    "fov_id": "str",
+    "cell_index": "int32",
+    "labels": "str",
+    "x_min": "int32",
+    "y_min": "int32",
+    "x_max": "int32",
+    "y_max": "int32",
+    "fov_height_px": "int32",
+    "fov_width_px": "int32",
+    "bit_depth": "int32",
+    "file": "str",
+    "offset_bytes": "int64",
+    "length_bytes": "int64",
+    "record_crc32c": "int64",
+    **measurements.MEASUREMENT_TYPES,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FovRow:
+    """What became of one FOV: a row of fovs.parquet.
+
+    Attributes:
+      fov_id: its id.
+      labels: Kaggle's text; "" without labels.
+      height_px: 0 when it could not be read, like the other numbers.
+      width_px: likewise.
+      bit_depth: bits in use.
+      num_cells: cells in the store.
+      num_bytes: size of its file of cells.
+      input_bytes: size of its images, by which a later job notices that they have been replaced.
+      read_msec: time to read and decode.
+      segment_msec: time to segment.
+      store_msec: time to cut, measure and write.
+      looks_wrong: what is wrong with its pixels, as reasons of `fov_quality` joined by |; "" for nothing.
+      quality: columns of `fov_quality.QUALITY_TYPES`.
+      error_stage: "" when all went well, like the other two.
+      error_reason: short and countable.
+      error_detail: what was found and what to do.
+    """
+
+    fov_id: str
+    labels: str = ""
+    height_px: int = 0
+    width_px: int = 0
+    bit_depth: int = 0
+    num_cells: int = 0
+    num_bytes: int = 0
+    input_bytes: int = 0
+    read_msec: int = 0
+    segment_msec: int = 0
+    store_msec: int = 0
+    looks_wrong: str = ""
+    quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    error_stage: str = ""
+    error_reason: str = ""
+    error_detail: str = ""
+
+    def with_error(self, error: FovError) -> FovRow:
+        """Returns the row of a FOV that failed."""
+        return dataclasses.replace(self, error_stage=error.stage, error_reason=error.reason, error_detail=error.detail)
+
+
+def fov_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Makes the FOV table, sorted by id, of rows (`dataclasses.asdict` of a FovRow)."""
+    columns = [field.name for field in dataclasses.fields(FovRow) if field.name != "quality"]
+    fovs = pd.DataFrame(rows, columns=columns)
+    quality = pd.DataFrame([row["quality"] for row in rows], columns=list(fov_quality.QUALITY_TYPES))
+    return fovs.join(quality.astype(fov_quality.QUALITY_TYPES)).sort_values("fov_id", ignore_index=True)
+
+
+def cell_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Makes a cell table of the rows of `cell_row`."""
+    return pd.DataFrame(rows, columns=list(CELL_COLUMNS)).astype(CELL_COLUMNS)
+
+
+def cell_row(cell: cells_pb2.Cell, frame: bytes, *, file: str, offset_bytes: int) -> dict[str, Any]:
+    """Makes the row of a cell.
+
+    Args:
+      cell: as it is stored.
+      frame: its TFRecord frame.
+      file: its file, relative to the store.
+      offset_bytes: of the frame in the file.
+    """
+    return {
+        "cell_id": cell.cell_id,
+        "fov_id": cell.fov_id,
+        "cell_index": cell.cell_index,
+        "labels": hpa_labels.format_label_set(cell.labels),
+        "x_min": cell.bbox.x_min,
+        "y_min": cell.bbox.y_min,
+        "x_max": cell.bbox.x_max,
+        "y_max": cell.bbox.y_max,
+        "fov_height_px": cell.fov_height,
+        "fov_width_px": cell.fov_width,
+        "bit_depth": cell.bit_depth,
+        "file": file,
+        "offset_bytes": offset_bytes,
+        "length_bytes": len(frame),
+        "record_crc32c": records.checksum_of(frame),
+        **cell.measurements,
+    }
