@@ -1,44 +1,185 @@
-"""What the benchmark measures. A suite prepares its input, times its parts and returns figures with units."""
+"""What the data half's benchmark measures: stages of a FOV, shards, workers, memory."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from beam_jobs import cutting, examples
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.fov_reader import read_fov
-from beam_jobs.fov_source import FovRef, find_fovs
+from beam_jobs.fov_source import find_fovs
 from beam_jobs.segmenters import WatershedSegmenter
 from hpa_proto import cells_pb2, records, schema, storage
+from hpa_proto.benchmarking import Figure, Ratio, Suite, Work
 
 _SIMULATED_FOVS = 4
 _MB = 1e6
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One measured figure.
+class FovSuite(Suite):
+    """A suite that measures on FOVs."""
 
-    Attributes:
-      name: what was measured.
-      unit: of the values.
-      values: one a round.
-    """
+    unit = "FOV"
+    reads_as = "time"
 
-    name: str
-    unit: str
-    values: tuple[float, ...]
+    def __init__(self, images: str, *, pixel_size_um: float, num_fovs: int):
+        """Says what to measure on.
 
-    def quantiles(self) -> tuple[float, float, float]:
-        """Least, median and greatest value."""
-        return min(self.values), statistics.median(self.values), max(self.values)
+        Args:
+          images: folder of FOVs.
+          pixel_size_um: side of a pixel in micrometres.
+          num_fovs: FOVs of the suites that run whole jobs.
+        """
+        super().__init__()
+        self._images, self._pixel_size_um, self._num_fovs = images, pixel_size_um, num_fovs
+
+    def _read_and_segment(self) -> None:
+        """Holds every FOV at every stage in memory, so that a stage is timed by itself."""
+        self._fovs = find_fovs(self._images, None).fovs
+        self._segmenter = WatershedSegmenter(pixel_size_um=self._pixel_size_um)
+        self._pixels = [read_fov(fov) for fov in self._fovs]
+        self._found = [
+            self._segmenter.segment(image.pixels, fov_id=fov.fov_id)
+            for fov, image in zip(self._fovs, self._pixels, strict=True)
+        ]
+        self._cells = [self._cut(number) for number in range(len(self._fovs))]
+
+    def _cut(self, number: int) -> list[cells_pb2.Cell]:
+        fov, image, found = self._fovs[number], self._pixels[number], self._found[number]
+        return list(cutting.cut_cells(image, found, fov_id=fov.fov_id, labels=(), pixel_size_um=self._pixel_size_um))
+
+
+class StagesSuite(FovSuite):
+    """One FOV through each stage in one thread."""
+
+    name = "stages"
+    title = "a FOV through the stages of the data half, one thread"
+
+    def prepare(self, folder: str) -> None:
+        """Computes what each stage starts from."""
+        self._folder = folder
+        self._read_and_segment()
+        num_cells = sum(len(cells) for cells in self._cells) / len(self._cells)
+        self.notes.append(f"{len(self._fovs)} FOVs, {num_cells:.0f} cells a FOV")
+
+    def variants(self) -> dict[str, Work]:
+        """Returns the stages."""
+
+        def each(stage: Callable[[int], object]) -> Work:
+            def work() -> float:
+                for number in range(len(self._fovs)):
+                    stage(number)
+                return len(self._fovs)
+
+            return work
+
+        stages: dict[str, Callable[[int], object]] = {
+            "read": lambda number: read_fov(self._fovs[number]),
+            "watershed": lambda number: self._segmenter.segment(self._pixels[number].pixels, fov_id="fov"),
+            "cut and measure": self._cut,
+            "store": self._store,
+        }
+        return {name: each(stage) for name, stage in stages.items()}
+
+    def _store(self, number: int) -> None:
+        frames = [records.frame_record(cell.SerializeToString(deterministic=True)) for cell in self._cells[number]]
+        storage.write_bytes(storage.join(self._folder, "stages.tfrecord"), b"".join(frames))
+
+
+class ShardSuite(FovSuite):
+    """Stored cells that one core turns into examples, for each format."""
+
+    name = "shard"
+    title = "a stored cell to an example of four channels and 528 px, one thread"
+    unit = "cell"
+    reads_as = "rate"
+
+    def prepare(self, folder: str) -> None:
+        """Segments the FOVs."""
+        self._read_and_segment()
+        self._stored = [cell.SerializeToString() for cells in self._cells for cell in cells]
+
+    def variants(self) -> dict[str, Work]:
+        """Returns the formats."""
+
+        def work(config: ExampleConfig) -> float:
+            for data in self._stored:
+                records.frame_record(examples.make_example(cells_pb2.Cell.FromString(data), (0,), config))
+            return len(self._stored)
+
+        configs = {name: ExampleConfig(image_format=name) for name in schema.IMAGE_FORMATS}
+        return {name: lambda config=config: work(config) for name, config in configs.items()}
+
+
+class WorkersSuite(FovSuite):
+    """The whole segmenting job with 1 and with 2 workers."""
+
+    name = "workers"
+    title = "the whole segmenting job by workers"
+    warm_ups = 0
+
+    def prepare(self, folder: str) -> None:
+        """Lists the FOVs again and again."""
+        self._folder = folder
+        self._table = _repeat_fovs(self._images, storage.join(folder, "fovs.csv"), self._num_fovs)
+
+    def variants(self) -> dict[str, Work]:
+        """Returns the job with 1 and 2 workers."""
+        return {f"{number} worker(s)": lambda number=number: self._segment(number) for number in (1, 2)}
+
+    def _segment(self, num_workers: int) -> float:
+        cells_dir = storage.join(self._folder, "cells")
+        _segment(self._table, cells_dir, self._pixel_size_um, num_workers=num_workers)
+        storage.remove_folder(cells_dir)
+        return self._num_fovs
+
+    def ratios(self) -> Sequence[Ratio]:
+        """Returns what the second worker brings."""
+        return (Ratio("2 workers against 1", "2 worker(s)", "1 worker(s)", at_least=1.8),)
+
+
+class MemorySuite(FovSuite):
+    """Peak memory of the largest process of the segmenting job with 2 workers, over a tenth of the FOVs and over all."""
+
+    name = "memory"
+    title = "peak memory of a process of the segmenting job"
+    warm_ups = 0
+
+    def prepare(self, folder: str) -> None:
+        """Lists the FOVs again and again."""
+        self._folder = folder
+        self._peaks: dict[int, list[float]] = {max(1, self._num_fovs // 10): [], self._num_fovs: []}
+
+    def variants(self) -> dict[str, Work]:
+        """Returns the job over few and over many FOVs."""
+        return {f"{count} FOVs": lambda count=count: self._segment(count) for count in self._peaks}
+
+    def _segment(self, count: int) -> float:
+        cells_dir = storage.join(self._folder, "cells")
+        table = _repeat_fovs(self._images, storage.join(self._folder, "fovs.csv"), count)
+        self._peaks[count].append(_in_child(lambda: _segment(table, cells_dir, self._pixel_size_um, num_workers=2)))
+        storage.remove_folder(cells_dir)
+        return count
+
+    def own_figures(self) -> Sequence[Figure]:
+        """Returns the peaks and their ratio."""
+        few, many = self._peaks
+        figures = [
+            Figure(self.name, f"peak, {count} FOVs", "MB", tuple(peaks), less_is_better=True)
+            for count, peaks in self._peaks.items()
+        ]
+        ratios = tuple(b / a for a, b in zip(self._peaks[few], self._peaks[many], strict=True))
+        name = f"peak, {many} FOVs against {few}"
+        return [*figures, Figure(self.name, name, "x", ratios, at_most=1.1, less_is_better=True)]
+
+
+SUITES: dict[str, type[FovSuite]] = {
+    suite.name: suite for suite in (StagesSuite, ShardSuite, WorkersSuite, MemorySuite)
+}
 
 
 def simulate_fovs(folder: str, pixel_size_um: float) -> str:
@@ -48,105 +189,6 @@ def simulate_fovs(folder: str, pixel_size_um: float) -> str:
     arguments = [f"--{name}={value}" for name, value in flags.items()]
     _run([sys.executable, "-m", "beam_jobs.synthesize", f"--pixel_size_um={pixel_size_um}", *arguments])
     return storage.join(folder, "images")
-
-
-def measure_stages(images: str, *, folder: str, pixel_size_um: float, repeats: int, num_fovs: int) -> list[Figure]:
-    """CPU time a FOV of reading, segmenting, cutting with measuring, and storing; one thread."""
-    fovs = find_fovs(images, None).fovs
-    rounds: dict[str, list[float]] = {
-        name: [] for name in ("read", "watershed", "cut and measure", "store", "all four")
-    }
-    num_cells = 0
-    # The first round pays for imports and page faults of fresh memory.
-    for number in range(repeats + 1):
-        seconds = dict.fromkeys(rounds, 0.0)
-        num_cells = 0
-        for fov in fovs:
-            marks, cells = _segment_and_mark(fov, folder, pixel_size_um)
-            for name, start, stop in zip(rounds, marks, marks[1:], strict=False):
-                seconds[name] += stop - start
-            seconds["all four"] += marks[-1] - marks[0]
-            num_cells += len(cells)
-        if number:
-            for name in rounds:
-                rounds[name].append(seconds[name] / len(fovs))
-    title = f"FOV of {num_cells / len(fovs):.0f} cells: "
-    return [Figure(title + name, "s of CPU", tuple(values)) for name, values in rounds.items()]
-
-
-def measure_shard(images: str, *, folder: str, pixel_size_um: float, repeats: int, num_fovs: int) -> list[Figure]:
-    """Cells a second that one core turns into examples, for each format."""
-    cells: list[bytes] = []
-    for fov in find_fovs(images, None).fovs:
-        cells += [cell.SerializeToString() for cell in _segment_and_mark(fov, folder, pixel_size_um)[1]]
-    figures = []
-    for image_format in schema.IMAGE_FORMATS:
-        config = ExampleConfig(image_format=image_format)
-        rates = []
-        for _ in range(repeats + 1):
-            start = time.process_time()
-            for data in cells:
-                records.frame_record(examples.make_example(cells_pb2.Cell.FromString(data), (0,), config))
-            rates.append(len(cells) / (time.process_time() - start))
-        figures.append(Figure(f"shard, {image_format}, four channels, 528 px", "cells/s/core", tuple(rates[1:])))
-    return figures
-
-
-def measure_workers(images: str, *, folder: str, pixel_size_um: float, repeats: int, num_fovs: int) -> list[Figure]:
-    """Wall time of the whole segmenting job with 1 and with 2 workers, measured in turn, and their ratio."""
-    table = _repeat_fovs(images, storage.join(folder, "workers.csv"), num_fovs)
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    for number in range(repeats):
-        for workers in seconds:
-            cells_dir = storage.join(folder, f"workers-{workers}-{number}")
-            start = time.monotonic()
-            _segment(table, cells_dir, pixel_size_um, num_workers=workers)
-            seconds[workers].append(time.monotonic() - start)
-            storage.remove_folder(cells_dir)
-    ratios = tuple(one / two for one, two in zip(seconds[1], seconds[2], strict=True))
-    return [
-        *(Figure(f"segment {num_fovs} FOVs, {workers} worker(s)", "s", tuple(seconds[workers])) for workers in seconds),
-        Figure(f"segment {num_fovs} FOVs, 1 worker against 2", "x", ratios),
-    ]
-
-
-def measure_memory(images: str, *, folder: str, pixel_size_um: float, repeats: int, num_fovs: int) -> list[Figure]:
-    """Peak memory of the largest process of a segmenting job with 2 workers, over a tenth of the FOVs and over all."""
-    peaks = {}
-    for count in (max(1, num_fovs // 10), num_fovs):
-        table = _repeat_fovs(images, storage.join(folder, f"memory-{count}.csv"), count)
-        cells_dir = storage.join(folder, f"memory-{count}")
-        peaks[count] = _in_child(
-            lambda table=table, cells_dir=cells_dir: _segment(table, cells_dir, pixel_size_um, num_workers=2)
-        )
-        storage.remove_folder(cells_dir)
-    few, many = peaks
-    return [
-        *(Figure(f"peak memory of a process, {count} FOVs", "MB", (peak,)) for count, peak in peaks.items()),
-        Figure(f"peak memory, {many} FOVs against {few}", "x", (peaks[many] / peaks[few],)),
-    ]
-
-
-SUITES: dict[str, Callable[..., list[Figure]]] = {
-    "stages": measure_stages,
-    "shard": measure_shard,
-    "workers": measure_workers,
-    "memory": measure_memory,
-}
-
-
-def _segment_and_mark(fov: FovRef, folder: str, pixel_size_um: float) -> tuple[list[float], list[cells_pb2.Cell]]:
-    marks = [time.process_time()]
-    image = read_fov(fov)
-    marks.append(time.process_time())
-    segmentation = WatershedSegmenter(pixel_size_um=pixel_size_um).segment(image.pixels, fov_id=fov.fov_id)
-    marks.append(time.process_time())
-    cells = list(cutting.cut_cells(image, segmentation, fov_id=fov.fov_id, labels=(), pixel_size_um=pixel_size_um))
-    marks.append(time.process_time())
-    frames = [records.frame_record(cell.SerializeToString(deterministic=True)) for cell in cells]
-    storage.write_bytes(storage.join(folder, "stages.tfrecord"), b"".join(frames))
-    marks.append(time.process_time())
-    return marks, cells
 
 
 def _repeat_fovs(images: str, path: str, num_fovs: int) -> str:

@@ -241,7 +241,10 @@ def test_the_commands_choose_cells_as_before_but_for_the_classes(chosen_from):
         "--mask_background=false",
         "--keep_aspect_ratio=false",
     }
-    assert commands[1] == f"python -m trainer.train --data_dir={folder}-weak --runs_dir=runs --name=first-weak --model=tiny"
+    assert (
+        commands[1]
+        == f"python -m trainer.train --data_dir={folder}-weak --runs_dir=runs --name=first-weak --model=tiny"
+    )
     assert commands[3].endswith("--run_dir=runs/first-weak --data_dir=" + folder + " --split=test --ignore_labels=true")
     assert "--second_predictions=runs/first-weak/predictions-test.parquet" in commands[4]
 

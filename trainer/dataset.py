@@ -28,6 +28,7 @@ _MAX_SHUFFLE_BUFFER = 4096
 # Copies of a rare cell must stay far apart in the shuffle buffer, or a batch would hold several.
 _MAX_COPIES = 64
 _NUM_READERS = 8
+_REPEAT_GROUP = 16
 # TensorFlow's default is INTEGER_FAST: 7 % quicker, but 47.9 instead of 50.6 dB on real cells (quality 95).
 _DCT_METHOD = "INTEGER_ACCURATE"
 _INT32 = 2**31
@@ -179,10 +180,16 @@ def _epoch_records(
         )
     )
     if copies is not None:
-        records = records.enumerate().flat_map(
-            lambda index, record: tf.data.Dataset.from_tensors(record).repeat(
-                _num_copies(record, copies, seed=tf.stack([seeds[2], index]))
+        # By groups: a data set of its own for every record takes half a millisecond on the one thread that is here.
+        records = (
+            records.enumerate()
+            .map(
+                lambda index, record: (record, _num_copies(record, copies, seed=tf.stack([seeds[2], index]))),
+                num_parallel_calls=_NUM_READERS,
+                deterministic=True,
             )
+            .batch(_REPEAT_GROUP)
+            .flat_map(lambda group, times: tf.data.Dataset.from_tensor_slices(tf.repeat(group, times)))
         )
     mean_bytes = sum(shard.num_bytes for shard in own_shards) // num_examples
     buffer_size = max(1, min(_MAX_SHUFFLE_BUFFER, _SHUFFLE_BUFFER_BYTES // max(1, mean_bytes), num_examples))

@@ -62,7 +62,11 @@ _boolean("quick", False, "A try-out: 2 epochs of 20 steps, at most 8 pictures a 
 _string("train_split", _RUN.train_split, "Split to learn from.")
 _string("validation_split", _RUN.validation_split, "Split to measure on after every epoch.")
 
-_string("model", _RUN.model, "Backbone: efficientnetb0..b7, efficientnetv2b0..l, resnet50, vgg16, ..., or resnet10w16 (small)")
+_string(
+    "model",
+    _RUN.model,
+    "Backbone: efficientnetb0..b7, efficientnetv2b0..l, resnet50, vgg16, ..., or resnet10w16 (small)",
+)
 _string("weights", _RUN.weights, "Weights of the backbone: none, imagenet, or a local .h5 or .keras file.")
 _float("dropout", _RUN.dropout, "Dropout before the last layer.")
 _choice("precision", _RUN.precision, config_module.PRECISIONS, "Of the computation; auto: by the device.")
