@@ -12,7 +12,7 @@ help:
 	@echo "make kaggle  unlabelled FOVs -> submission.csv: IMAGES=folder RUN=folder [SAMPLE=csv] [TRUTH=csv] [CONVERT_FLAGS=...]"
 	@echo "make test    the tests that take seconds each; make test-slow: those that take minutes"
 	@echo "make lint    ruff check and format"
-	@echo "make bench   speed and memory of the stages on this machine"
+	@echo "make bench   a short round of speed and memory on this machine"
 	@echo "make bench-segment  how good and how fast the segmenters are"
 	@echo "make proto   the generated protocol buffer modules"
 
@@ -67,7 +67,8 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/test.stamp
-	$(BIN)/python -m beam_jobs.benchmark
+	$(BIN)/python -m beam_jobs.benchmark --quick
+	$(BIN)/python -m trainer.benchmark --quick
 
 bench-segment: $(VENV)/test.stamp
 	$(BIN)/python -m beam_jobs.benchmark_segment

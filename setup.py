@@ -49,5 +49,7 @@ setup(
         # Apart: anndata wants an older pandas than the rest.
         "embeddings": ["umap-learn"],
         "anndata": ["anndata"],
+        # What the input pipeline is compared with.
+        "benchmark": ["torch>=2.4", "grain", "webdataset"],
     },
 )
