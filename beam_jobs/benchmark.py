@@ -21,16 +21,6 @@ from hpa_proto import benchmark_report, benchmarking, storage
 from hpa_proto.benchmark_report import Result
 from hpa_proto.errors import ConfigError
 
-_IMAGES = flags.DEFINE_string("images", None, "Folder of FOVs to measure on; default: simulated ones.")
-_PIXEL_SIZE_UM = flags.DEFINE_float("pixel_size_um", 0.08, "Side of a pixel in micrometres.")
-_SUITES = flags.DEFINE_list("suites", list(SUITES), "Which suites.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds of each measurement.", 1)
-_ROUND_SECONDS = flags.DEFINE_float("round_seconds", 1.0, "Least time of one timing.", 0.0)
-_NUM_FOVS = flags.DEFINE_integer("num_fovs", 40, "FOVs of the suites that run whole jobs.", 2)
-_QUICK = flags.DEFINE_boolean("quick", False, "A short round: stages and shard only.")
-_OUT = flags.DEFINE_string("out", None, "JSON to write; the table goes beside it as .md.")
-_BASELINE = flags.DEFINE_string("baseline", None, "JSON of an earlier --out to compare with.")
-
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
@@ -64,20 +54,36 @@ def run(config: BenchmarkConfig) -> Result:
     )
 
 
+def define_flags() -> None:
+    """Defines the flags; those of the measurement go into one BenchmarkConfig."""
+    default = BenchmarkConfig()
+    flags.DEFINE_string("images", None, "Folder of FOVs to measure on; default: simulated ones.")
+    flags.DEFINE_float("pixel_size_um", default.pixel_size_um, "Side of a pixel in micrometres.")
+    flags.DEFINE_list("suites", list(SUITES), "Which suites.")
+    flags.DEFINE_integer("repeats", default.repeats, "Rounds of each measurement.", 1)
+    flags.DEFINE_float("round_seconds", default.round_seconds, "Least time of one timing.", 0.0)
+    flags.DEFINE_integer("num_fovs", default.num_fovs, "FOVs of the suites that run whole jobs.", 2)
+    flags.DEFINE_boolean("quick", False, "A short round: stages and shard only.")
+    flags.DEFINE_string("out", None, "JSON to write; the table goes beside it as .md.")
+    flags.DEFINE_string("baseline", None, "JSON of an earlier --out to compare with.")
+
+
 def main(unknown_flags: list[str]) -> None:
     """Runs what the flags ask for."""
     if unknown_flags:
         raise ConfigError(f"unknown flag {unknown_flags[0]}; see --help")
+    values = flags.FLAGS
     config = BenchmarkConfig(
-        images=_IMAGES.value,
-        pixel_size_um=_PIXEL_SIZE_UM.value,
-        suites=("stages", "shard") if _QUICK.value else tuple(_SUITES.value),
-        repeats=_REPEATS.value,
-        round_seconds=_ROUND_SECONDS.value,
-        num_fovs=_NUM_FOVS.value,
+        images=values.images,
+        pixel_size_um=values.pixel_size_um,
+        suites=("stages", "shard") if values.quick else tuple(values.suites),
+        repeats=values.repeats,
+        round_seconds=values.round_seconds,
+        num_fovs=values.num_fovs,
     )
-    sys.stdout.write(benchmark_report.publish(lambda: run(config), out=_OUT.value, baseline=_BASELINE.value))
+    sys.stdout.write(benchmark_report.publish(lambda: run(config), out=values.out, baseline=values.baseline))
 
 
 if __name__ == "__main__":
+    define_flags()
     command.run_main(main)
