@@ -71,7 +71,7 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python -m trainer.benchmark --quick
 
 bench-segment: $(VENV)/test.stamp
-	$(BIN)/python -m beam_jobs.benchmark_segment
+	$(BIN)/python -m beam_jobs.benchmark_segment $(if $(wildcard ../shared/hpa),--shared_dir=../shared)
 
 proto: $(VENV)/test.stamp
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto proto/cells.proto proto/example.proto

@@ -5,7 +5,8 @@ r"""Measures how good and how fast the segmenters are: the figures that a user n
 
 Always: the watershed on simulated FOVs, from sparse to crowded. With --images and --masks: on these FOVs too, as they are and
 made smaller, dim in a channel, or brighter in the other stain. With --predictions: `label_cell` on outputs of the networks,
-against the labels that the HPA-Cell-Segmentation tool made of them. Times are CPU times of one thread.
+against the labels that the HPA-Cell-Segmentation tool made of them. With torch: the speed of its network. Times are CPU
+times of one thread, but for the network's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 from absl import flags
 
 from beam_jobs import benchmark_segmenters, command, worker_setup
-from hpa_proto import benchmark_report, storage
+from beam_jobs.benchmark_networks import NetworkSuite
+from hpa_proto import benchmark_report, benchmarking, storage
 from hpa_proto.benchmark_report import Result
 from hpa_proto.errors import ConfigError
 
@@ -34,6 +36,8 @@ class BenchmarkConfig:
       pixel_size_um: side of a pixel of `images`.
       repeats: timed rounds.
       num_fovs: simulated FOVs of each of five crowdings.
+      networks: measure the network of hpacellseg.
+      device: of the network: "cpu", "cuda" or "cuda:<n>".
     """
 
     images: str | None = None
@@ -41,7 +45,9 @@ class BenchmarkConfig:
     predictions: str | None = None
     pixel_size_um: float = 0.08
     repeats: int = 3
-    num_fovs: int = 3
+    num_fovs: int = 6
+    networks: bool = True
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if bool(self.images) != bool(self.masks):
@@ -79,6 +85,11 @@ def run(config: BenchmarkConfig) -> Result:
     figures += benchmark_segmenters.measure_robustness(
         simulated, suite="watershed, simulated", min_f1=_MIN_SIMULATED_F1
     )
+    if config.networks:
+        suites = [NetworkSuite(config.device)]
+        network_figures, network_notes = benchmarking.run_suites(suites, repeats=config.repeats, round_sec=0.1)
+        figures += network_figures
+        notes += network_notes
     return Result(about, tuple(figures), tuple(notes))
 
 
@@ -92,6 +103,10 @@ def define_flags() -> None:
     flags.DEFINE_float("pixel_size_um", default.pixel_size_um, "Side of a pixel of --images in micrometres.")
     flags.DEFINE_integer("repeats", default.repeats, "Timed rounds.", 1)
     flags.DEFINE_integer("num_fovs", default.num_fovs, "Simulated FOVs of each of five crowdings.", 1)
+    flags.DEFINE_boolean(
+        "networks", default.networks, "Measure the network of hpacellseg too: about a minute on a CPU."
+    )
+    flags.DEFINE_string("device", default.device, "Of the network: cpu, cuda or cuda:<n>.")
     flags.DEFINE_string("out", None, "JSON to write; the table goes beside it as .md.")
     flags.DEFINE_string("baseline", None, "JSON of an earlier --out to compare with.")
 
@@ -111,7 +126,12 @@ def main(unknown_flags: list[str]) -> None:
         for name, place in shared.items()
     }
     config = BenchmarkConfig(
-        **folders, pixel_size_um=values.pixel_size_um, repeats=values.repeats, num_fovs=values.num_fovs
+        **folders,
+        pixel_size_um=values.pixel_size_um,
+        repeats=values.repeats,
+        num_fovs=values.num_fovs,
+        networks=values.networks,
+        device=values.device,
     )
     sys.stdout.write(benchmark_report.publish(lambda: run(config), out=values.out, baseline=values.baseline))
 

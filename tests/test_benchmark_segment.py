@@ -6,9 +6,11 @@ import pytest
 
 import small_fovs
 from beam_jobs import benchmark_segment, benchmark_segmenters
+from beam_jobs.benchmark_networks import NetworkSuite
 from beam_jobs.benchmark_segment import BenchmarkConfig
 from beam_jobs.benchmark_segmenters import MaskedFov
-from hpa_proto import benchmark_report
+from hpa_proto import benchmark_report, benchmarking
+from hpa_proto.benchmarking import NotMeasuredError
 from hpa_proto.errors import ConfigError
 
 
@@ -41,6 +43,7 @@ def test_figures_of_fovs_with_masks_and_of_predictions(tmp_path, simulated):
             predictions=f"{folder}/vectors",
             pixel_size_um=0.16,
             repeats=2,
+            networks=False,
         )
     )
     figures = {(figure.suite, figure.name): figure for figure in result.figures}
@@ -56,7 +59,7 @@ def test_figures_of_fovs_with_masks_and_of_predictions(tmp_path, simulated):
 
 
 def test_without_input_it_says_what_was_not_measured(simulated):
-    result = benchmark_segment.run(BenchmarkConfig(repeats=1))
+    result = benchmark_segment.run(BenchmarkConfig(repeats=1, networks=False))
     assert {figure.suite for figure in result.figures} == {"watershed, simulated"}
     assert any("simulated FOVs only" in note for note in result.notes)
     assert any("label_cell was not measured" in note for note in result.notes)
@@ -95,3 +98,18 @@ def test_input_that_cannot_work_is_an_error(tmp_path):
         path.rename(path.with_name(f"x{path.name}"))
     with pytest.raises(ConfigError, match=r"no FOV of .* has a mask"):
         benchmark_segmenters.read_fovs(f"{folder}/images", f"{folder}/masks", pixel_size_um=0.08)
+
+
+def test_network_without_its_gpu_is_said_not_measured():
+    with pytest.raises(NotMeasuredError, match="no such GPU"):
+        NetworkSuite("cuda:97").prepare("")
+
+
+@pytest.mark.slow
+def test_network_is_measured_in_both_precisions(tmp_path):
+    figures = benchmarking.run_suite(NetworkSuite("cpu"), folder=str(tmp_path), repeats=1, round_sec=0.0)
+    rates = {figure.name: figure.median for figure in figures}
+    assert rates["float32, batch 1"] > 0
+    assert rates["bfloat16 against float32, batch 1"] == pytest.approx(
+        rates["bfloat16, batch 1"] / rates["float32, batch 1"]
+    )

@@ -180,11 +180,8 @@ def _areas_um2(labels: np.ndarray) -> np.ndarray:
 
 
 def _fill_small_holes(mask: np.ndarray) -> np.ndarray:
-    contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    max_area_px = _MAX_HOLE_AREA_UM2 / PIXEL_AREA_UM2
-    holes = [
-        contour
-        for contour, (_, _, _, parent) in zip(contours, hierarchy[0] if contours else (), strict=True)
-        if parent >= 0 and cv2.contourArea(contour) <= max_area_px
-    ]
-    return cv2.drawContours(mask, holes, -1, 1, cv2.FILLED)
+    num_pieces, pieces, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
+    is_hole = stats[:, cv2.CC_STAT_AREA] * PIXEL_AREA_UM2 <= _MAX_HOLE_AREA_UM2
+    is_hole[working_grid.at_border(pieces, num_labels=num_pieces - 1)] = False
+    is_hole[0] = False
+    return mask | is_hole[pieces].astype(np.uint8)

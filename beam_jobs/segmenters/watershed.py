@@ -12,7 +12,7 @@ from hpa_proto import schema
 from hpa_proto.errors import ConfigError, FovError
 
 # Part of the cell store's digest: raise it with every change that moves an outline.
-_VERSION = 1
+_VERSION = 2
 
 # On larger pixels the gaps between nuclei and between cells are lost, and a cut nucleus may be less than a pixel wide.
 _MAX_PIXEL_SIZE_UM = 0.7
@@ -54,10 +54,10 @@ class WatershedSegmenter:
         if len(found.num_nuclei) == 1:
             raise FovError("segment", "no_cells", f"fov {fov_id}: no nucleus found in the blue channel")
         field = cytoplasm.NucleusField.from_labels(found.labels)
-        signal = cytoplasm.cell_signal(channels["red"], channels["yellow"], field)
-        if signal is None:
+        signals = cytoplasm.stain_signals(channels["red"], channels["yellow"], field)
+        if not signals:
             raise FovError("segment", "no_cell_stain", f"fov {fov_id}: red and yellow channel are both empty")
-        cells = cytoplasm.grow_cells(signal, field)
+        cells = cytoplasm.grow_cells(signals, field)
         new_ids = raster_order(cells, num_ids=len(found.num_nuclei) - 1)
         num_nuclei = np.zeros_like(found.num_nuclei)
         num_nuclei[new_ids] = found.num_nuclei

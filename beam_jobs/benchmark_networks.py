@@ -1,0 +1,103 @@
+"""Speed of the neural segmenter's network by precision and number of FOVs in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from beam_jobs.segmenters import hpacellseg
+from hpa_proto.benchmarking import NotMeasuredError, Ratio, Suite, Work
+from hpa_proto.errors import ConfigError
+
+# A FOV of 2048 px at a quarter of its resolution.
+_SIDE_PX = 512
+_CPU_BATCHES, _GPU_BATCHES = (1,), (1, 4, 16, 32)
+# Much more is spent on the first call of a GPU's kernels than on any later one.
+_GPU_WARM_UPS = 3
+_MIN_SPEEDUP = 2.0
+
+
+class NetworkSuite(Suite):
+    """One pass of the network, of which a FOV takes two; weights are drawn: they play no part in the time.
+
+    float32 is timed as jobs run it, on a processor with quicker convolutions that bfloat16 has no digits for.
+    """
+
+    name = "network"
+    unit = "FOV"
+    reads_as = "rate"
+
+    def __init__(self, device: str):
+        """Says where to measure: "cpu", "cuda" or "cuda:<n>"."""
+        super().__init__()
+        self._device = device
+        self._batches = _CPU_BATCHES if device == "cpu" else _GPU_BATCHES
+        if device != "cpu":
+            self.warm_ups = _GPU_WARM_UPS
+
+    @property
+    def title(self) -> str:
+        """One line for the reader."""
+        return f"one of the two networks of hpacellseg on FOVs of 2048 px ({_SIDE_PX} px inside), {self._device}"
+
+    def prepare(self, folder: str) -> None:
+        """Draws weights and FOVs.
+
+        Raises:
+          NotMeasuredError: torch or the device is not there.
+        """
+        try:
+            hpacellseg.check_device(self._device)
+        except ConfigError as error:
+            raise NotMeasuredError(str(error)) from error
+        from beam_jobs.segmenters import dpn_unet
+
+        rng = np.random.default_rng(0)
+        # A convolution's outputs stay near 1 with weights of 1 / sqrt(inputs): numbers too small for bfloat16 are slow.
+        weights = {
+            name: (rng.standard_normal(shape, dtype=np.float32) / np.sqrt(max(1, np.prod(shape[1:], dtype=int))))
+            for name, shape in dpn_unet.state_shapes().items()
+        }
+        for name in weights:
+            if name.endswith("running_var"):
+                weights[name] = np.ones_like(weights[name])
+        self._networks = {
+            precision: dpn_unet.make_network(dict(weights), device=self._device, precision=precision)
+            for precision in hpacellseg.PRECISIONS
+        }
+        self._predict = dpn_unet.predict
+        self._images = rng.standard_normal((max(self._batches), 3, _SIDE_PX, _SIDE_PX), dtype=np.float32)
+
+    def variants(self) -> dict[str, Work]:
+        """Returns precisions and batch sizes."""
+
+        def work(precision: str, batch_size: int) -> float:
+            self._predict(self._networks[precision], self._images[:batch_size])
+            return batch_size
+
+        return {
+            _name(precision, batch_size): lambda precision=precision, batch_size=batch_size: work(precision, batch_size)
+            for precision in hpacellseg.PRECISIONS
+            for batch_size in self._batches
+        }
+
+    def ratios(self) -> Sequence[Ratio]:
+        """Returns what bfloat16 brings."""
+        return [
+            Ratio(
+                f"bfloat16 against float32, batch {batch_size}",
+                _name("bfloat16", batch_size),
+                _name("float32", batch_size),
+                at_least=_MIN_SPEEDUP,
+            )
+            for batch_size in self._batches
+        ]
+
+    def close(self) -> None:
+        """Frees the networks: 1 GB."""
+        self._networks = {}
+
+
+def _name(precision: str, batch_size: int) -> str:
+    return f"{precision}, batch {batch_size}"
