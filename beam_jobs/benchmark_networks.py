@@ -56,7 +56,7 @@ class NetworkSuite(Suite):
         rng = np.random.default_rng(0)
         # A convolution's outputs stay near 1 with weights of 1 / sqrt(inputs): numbers too small for bfloat16 are slow.
         weights = {
-            name: (rng.standard_normal(shape, dtype=np.float32) / np.sqrt(max(1, np.prod(shape[1:], dtype=int))))
+            name: rng.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
             for name, shape in dpn_unet.state_shapes().items()
         }
         for name in weights:
