@@ -4,11 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 KAGGLE ?= kaggle-out
+REPRODUCE ?= reproduce
 
-.PHONY: help demo kaggle test test-slow lint bench bench-segment proto clean
+.PHONY: help demo reproduce kaggle test test-slow lint bench bench-segment proto clean
 
 help:
 	@echo "make demo    simulated FOVs -> cells -> shards -> a trained model; about five minutes after the set-up"
+	@echo "make reproduce  the demo twice, from scratch, and a comparison of everything that should be equal"
 	@echo "make kaggle  unlabelled FOVs -> submission.csv: IMAGES=folder RUN=folder [SAMPLE=csv] [TRUTH=csv] [CONVERT_FLAGS=...]"
 	@echo "make test    the tests that take seconds each; make test-slow: those that take minutes"
 	@echo "make lint    ruff check and format"
@@ -42,6 +44,17 @@ demo: $(VENV)/run.stamp
 	    --schedule=cosine --warmup_epochs=1
 	$(BIN)/python -m trainer.evaluate --run_dir=$(DEMO)/runs/first --data_dir=$(DEMO)/dataset-128 --split=test
 	@echo "look at   $(DEMO)/dataset/report.html, $(DEMO)/cells.png and $(DEMO)/runs/first/report/report.html"
+
+# Both times under one name, so that the command lines in manifest and config are equal too. The variable: TensorFlow may
+# otherwise add up in the order in which its threads finish.
+reproduce: export TF_DETERMINISTIC_OPS = 1
+reproduce: $(VENV)/run.stamp
+	rm -rf $(REPRODUCE)
+	$(MAKE) demo DEMO=$(REPRODUCE)/demo
+	mv $(REPRODUCE)/demo $(REPRODUCE)/first
+	$(MAKE) demo DEMO=$(REPRODUCE)/demo
+	mv $(REPRODUCE)/demo $(REPRODUCE)/second
+	$(BIN)/python tests/faults/compare_trees.py $(REPRODUCE)/first $(REPRODUCE)/second
 
 # IMAGES: folder of FOVs; RUN: folder of a run; SAMPLE, TRUTH: Kaggle's lists of rows, if there are any; CONVERT_FLAGS: how
 # the run's data set was made, as "--image_size_px=128".
@@ -77,4 +90,4 @@ proto: $(VENV)/test.stamp
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto proto/cells.proto proto/example.proto
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) $(REPRODUCE)

@@ -18,6 +18,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "apache-beam>=2.70",
+        "cleanlab>=2.9",
         "fsspec>=2025.1",
         "google-crc32c>=1.5",
         "imagecodecs>=2024.1",
@@ -50,6 +51,6 @@ setup(
         "embeddings": ["umap-learn"],
         "anndata": ["anndata"],
         # What the input pipeline is compared with.
-        "benchmark": ["torch>=2.4", "grain", "webdataset"],
+        "benchmark": ["torch>=2.4", "grain", "webdataset", "moto[server]>=5.1", "s3fs"],
     },
 )

@@ -106,7 +106,7 @@ def define_flags() -> None:
     flags.DEFINE_boolean(
         "networks", default.networks, "Measure the network of hpacellseg too: about a minute on a CPU."
     )
-    flags.DEFINE_string("device", default.device, "Of the network: cpu, cuda or cuda:<n>.")
+    flags.DEFINE_string("device", default.device, "Device for the network: cpu, cuda or cuda:<n>.")
     flags.DEFINE_string("out", None, "JSON to write; the table goes beside it as .md.")
     flags.DEFINE_string("baseline", None, "JSON of an earlier --out to compare with.")
 

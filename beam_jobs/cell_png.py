@@ -10,6 +10,7 @@ its fastest setting, 2 times as fast to read.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import cv2
 import imagecodecs
@@ -22,24 +23,27 @@ _CHUNK = struct.Struct(">I4s")
 _GREY = 0
 _NO_FILTER = 0
 _ISAL_LEVEL = 1
+# Deflate cannot do better.
+_MAX_RATIO = 1032
 
 
-def encode_png(planes: np.ndarray) -> bytes:
+def encode_png(planes: Sequence[np.ndarray]) -> bytes:
     """Writes a PNG.
 
     Args:
-      planes: uint8 or uint16, [C, H, W], at least one value.
+      planes: C planes, each uint8 or uint16, [H, W], all alike and of at least one value.
 
     Returns:
       A grey PNG of C * H rows; equal planes give equal bytes.
     """
-    num_channels, height, width = planes.shape
-    # PNG's 16-bit values are big-endian.
-    pixels = np.ascontiguousarray(planes if planes.dtype == np.uint8 else planes.astype(">u2"))
-    rows = np.empty((num_channels * height, 1 + width * planes.dtype.itemsize), dtype=np.uint8)
-    rows[:, 0] = _NO_FILTER
-    rows[:, 1:] = pixels.view(np.uint8).reshape(len(rows), -1)
-    header = _HEADER.pack(width, num_channels * height, 8 * planes.dtype.itemsize, _GREY, 0, 0, 0)
+    height, width = planes[0].shape
+    value_bytes = planes[0].dtype.itemsize
+    rows = np.empty((len(planes), height, 1 + width * value_bytes), dtype=np.uint8)
+    rows[..., 0] = _NO_FILTER
+    for row, plane in zip(rows, planes, strict=True):
+        # PNG's 16-bit values are big-endian.
+        row[:, 1:] = plane if value_bytes == 1 else plane.astype(">u2", order="C").view(np.uint8)
+    header = _HEADER.pack(width, len(planes) * height, 8 * value_bytes, _GREY, 0, 0, 0)
     body = isal_zlib.compress(rows, _ISAL_LEVEL)
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
@@ -79,6 +83,9 @@ def _decode_own(data: bytes) -> np.ndarray | None:
     if colour_type != _GREY or bits not in (8, 16) or kind != b"IDAT" or len(body) != length:
         return None
     row_bytes = 1 + width * bits // 8
+    if height * row_bytes > _MAX_RATIO * length:
+        # A made-up size must not eat the memory.
+        raise ValueError(f"the picture of the cell says that it has {width} x {height} px; its file is too short")
     try:
         rows = imagecodecs.deflate_decode(body, out=height * row_bytes)
     except imagecodecs.DeflateError as error:

@@ -17,23 +17,27 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from google.protobuf import message
 
 from beam_jobs import fov_quality, store_tables
 from beam_jobs.store_tables import FovRow
-from hpa_proto import cells_pb2, records, storage
+from hpa_proto import cells_pb2, json_text, records, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 _CONFIG = "config.json"
 CELLS_TABLE = "cells.parquet"
 FOVS_TABLE = "fovs.parquet"
 DEAD_LETTERS = "dead_letters.jsonl"
 _FOVS = "fovs"
+_FOLDER_OF_FOV = re.compile(rf"{_FOVS}/[0-9a-f]{{2}}")
+_MAX_RECORD_BYTES = 1 << 30
 _ROWS_PER_CHUNK = 20_000
 _PACKAGES = ("apache-beam", "numpy", "opencv-python-headless", "scikit-image", "scipy")
 
@@ -107,15 +111,16 @@ class CellStore:
         if not cls.is_store(path):
             raise ConfigError(f"{path} is no cell store (no {_CONFIG}); make one with `python -m beam_jobs.segment`")
         try:
-            content = json.loads(storage.read_text(config_path))
+            content = json_text.parse(storage.read_text(config_path))
             digest, version = content["digest"], content["format_version"]
             sound = digest == config_digest(content["config"])
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{config_path}: damaged: {error}") from error
         if version != _FORMAT_VERSION:
             raise ConfigError(
-                f"{path} is a cell store of format {version}, this program reads {_FORMAT_VERSION}; "
-                "segment into another folder"
+                f"{path} is a cell store of format {version}, this program reads {_FORMAT_VERSION}, which knows more of each "
+                "FOV (its quality, and a hash by which near-identical FOVs are found). Segment again into another folder: "
+                "`python -m beam_jobs.segment --cells_dir=<another folder> ...`, the other flags as they were"
             )
         if not sound:
             raise DatasetError(f"{config_path}: its digest {digest} does not fit its config; was it edited?")
@@ -234,23 +239,41 @@ class CellStore:
         return storage.read_table(path), storage.read_table(storage.join(self.path, FOVS_TABLE))
 
     def read_cell(self, file: str, *, offset_bytes: int, length_bytes: int) -> cells_pb2.Cell:
-        """Reads one cell by its row's file, offset and length.
+        """Reads one cell by its row's file, offset and length; errors as `read_cells`."""
+        return next(self.read_cells([(file, offset_bytes, length_bytes)]))
+
+    def read_cells(self, places: Sequence[tuple[str, int, int]]) -> Iterator[cells_pb2.Cell]:
+        """Reads cells, one after the other, by their rows' file, offset and length; from an object store a few ahead.
 
         Raises:
-          DatasetError: cut short or altered; the text names file and offset.
+          DatasetError: cut short or altered; the text names file and offset. Or a row that names no place in the store.
+          OSError: the file is not there or not readable.
         """
-        path = storage.join(self.path, file)
-        with storage.open_read(path) as stream:
-            stream.seek(offset_bytes)
-            frame = stream.read(length_bytes)
-        return cells_pb2.Cell.FromString(records.unframe_record(frame, path=path, offset=offset_bytes))
+        ranges = [(self._path_of_cell(*place), *place[1:]) for place in places]
+        for (path, offset_bytes, _), frame in zip(ranges, storage.read_ranges(ranges), strict=True):
+            try:
+                yield cells_pb2.Cell.FromString(records.unframe_record(frame, path=path, offset=offset_bytes))
+            except message.DecodeError as error:
+                raise DatasetError(f"{path}: not a cell at byte {offset_bytes}: {error}") from error
+
+    def _path_of_cell(self, file: str, offset_bytes: int, length_bytes: int) -> str:
+        folder, _, name = file.rpartition("/")
+        is_own_file = _FOLDER_OF_FOV.fullmatch(folder) and schema.is_file_name(name)
+        if not is_own_file or offset_bytes < 0 or not 0 <= length_bytes <= _MAX_RECORD_BYTES:
+            raise DatasetError(
+                f"{storage.join(self.path, CELLS_TABLE)}: a cell at byte {offset_bytes} of {file!r}, {length_bytes} bytes: "
+                "no place in a cell store; make the table again with `python -m beam_jobs.segment`"
+            )
+        return storage.join(self.path, file)
 
     def _file_name(self, fov_id: str, suffix: str) -> str:
         return storage.join(_FOVS, digest_of_ids(fov_id), f"{fov_id}.{suffix}")
 
     def _write_note(self, row: FovRow, rows: list[dict[str, object]]) -> None:
         note = {"digest": self.digest, "fov": dataclasses.asdict(row), "cells": rows}
-        storage.write_text(storage.join(self.path, self._file_name(row.fov_id, "json")), json.dumps(note))
+        storage.write_text(
+            storage.join(self.path, self._file_name(row.fov_id, "json")), json.dumps(note, sort_keys=True)
+        )
 
     def _read_notes(self, fov_ids: Iterable[str]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """Yields the FOV's row and its cells' rows of each note, in no order that means anything."""
@@ -259,7 +282,7 @@ class CellStore:
         names = [name for name in storage.list_files(folder) if name in wanted]
         for name, data in zip(names, storage.read_many(storage.join(folder, name) for name in names), strict=True):
             try:
-                note = json.loads(data)
+                note = json_text.parse(data)
                 if note["digest"] == self.digest:
                     yield note["fov"], note["cells"]
             except (ValueError, KeyError, TypeError) as error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-from hpa_proto.errors import ConfigError, DatasetError
+from beam_jobs import local_worker
+from hpa_proto import redaction
+from hpa_proto.errors import ConfigError, DatasetError, explain
 
-CELLS_DIR = flags.DEFINE_string("cells_dir", None, "Folder of the cell store.")
+CELLS_DIR = flags.DEFINE_string(
+    "cells_dir", None, "Folder of the cell store, which beam_jobs.segment writes and beam_jobs.shard reads."
+)
 NUM_WORKERS = flags.DEFINE_integer("num_workers", 1, "Processes of the local runner.", 1)
 
 
@@ -23,15 +26,18 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
     """
 
     def guarded(argv: Sequence[str]) -> None:
-        try:
-            status = main(list(argv[1:]))
-        except (ConfigError, DatasetError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 1
+        with redaction.redacted_output():
+            try:
+                status = main(list(argv[1:]))
+            except (ConfigError, DatasetError, OSError) as error:
+                given = flags.FLAGS.flags_by_module_dict().values()
+                given = ((flag.name, flag.value, flag.help) for own in given for flag in own)
+                print(f"error: {explain(error, given)}", file=sys.stderr)
+                status = 1
         sys.exit(status or 0)
 
-    # Beam's own chatter hides the job's progress bar and closing words.
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    # What Beam says hides the job's progress bar and closing words.
+    local_worker.quieten_beam()
     app.run(guarded, flags_parser=_parse_flags)
 
 

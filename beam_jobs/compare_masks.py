@@ -16,7 +16,7 @@ from absl import flags
 
 from beam_jobs import cell_pictures, command, examples, mask_comparison, mask_source
 from beam_jobs.fov_reader import read_fov
-from beam_jobs.fov_source import FovRef, find_fovs
+from beam_jobs.fov_source import FovRef, check_id, find_fovs
 from hpa_proto import pictures, storage
 from hpa_proto.errors import ConfigError, FovError
 
@@ -104,6 +104,8 @@ def run(config: CompareConfig) -> CompareResult:
     images = {fov.fov_id: fov for fov in find_fovs(config.images, None).fovs} if config.images else {}
     agreements = {}
     for fov_id in common:
+        # It becomes the name of a picture.
+        check_id(fov_id, f"{config.a} and {config.b}")
         a, b = source_a.read(fov_id), source_b.read(fov_id)
         if a.shape != b.shape:
             raise ConfigError(f"fov {fov_id}: its mask is {_size(a)} px in {config.a} and {_size(b)} px in {config.b}")

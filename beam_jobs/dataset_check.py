@@ -5,20 +5,22 @@ A fault is a DatasetError that names the file and, where it lies in a shard, the
 
 from __future__ import annotations
 
-import hashlib
+import itertools
+import math
 from collections import Counter
-from collections.abc import Iterable
-from typing import BinaryIO
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
+import pyarrow.parquet as pq
 
-from beam_jobs import examples
+from beam_jobs import examples, near_duplicates
 from beam_jobs.examples import DecodedExample
-from hpa_proto import cells_pb2, records, schema, storage
+from hpa_proto import cells_pb2, records, schema, shard_check, storage
 from hpa_proto import labels as hpa_labels
 from hpa_proto.errors import DatasetError
 
-_PLAN_COLUMNS = ["cell_id", "fov_id", "example_labels", "split", "shard", "index", "dropped"]
+_PLAN_NUMBERS = ("shard", "index")
+_PLAN_COLUMNS = ("cell_id", "fov_id", "example_labels", "split", *_PLAN_NUMBERS, "dropped")
 
 
 def read_plan(data_dir: str) -> pd.DataFrame:
@@ -31,11 +33,15 @@ def read_plan(data_dir: str) -> pd.DataFrame:
     if not storage.exists(path):
         raise DatasetError(f"{path}: missing")
     try:
-        with storage.open_read(path) as file:
-            return pd.read_parquet(file, columns=_PLAN_COLUMNS)
-    # pyarrow reports damage in these ways; a missing column is a ValueError too.
-    except (ValueError, OSError) as error:
+        plan = storage.read_table(path, columns=_PLAN_COLUMNS)
+    except OSError as error:
         raise DatasetError(f"{path}: not a readable plan: {error}") from error
+    for column in _PLAN_COLUMNS:
+        wanted = "integer" if column in _PLAN_NUMBERS else "string"
+        # An empty column has no values to tell strings by.
+        if pd.api.types.infer_dtype(plan[column], skipna=False) not in (wanted, "empty"):
+            raise DatasetError(f"{path}: not a readable plan: column {column} has other values than {wanted}s")
+    return plan
 
 
 def check_plan(plan: pd.DataFrame, manifest: cells_pb2.DatasetManifest, *, path: str) -> None:
@@ -63,7 +69,11 @@ def check_plan(plan: pd.DataFrame, manifest: cells_pb2.DatasetManifest, *, path:
         raise DatasetError(f"{path}: FOV {num_splits.index[num_splits > 1][0]} is in more than one split")
     classes = {each.label for each in manifest.classes}
     for text in kept["example_labels"].unique():
-        if other := set(hpa_labels.parse_label_set(text)) - classes:
+        try:
+            other = set(hpa_labels.parse_label_set(text)) - classes
+        except ValueError as error:
+            raise DatasetError(f"{path}: {error}") from error
+        if other:
             raise DatasetError(f"{path}: label {min(other)} is no class of the manifest")
     for split in manifest.splits:
         rows = kept[kept["split"] == split.name]
@@ -85,6 +95,62 @@ def check_plan(plan: pd.DataFrame, manifest: cells_pb2.DatasetManifest, *, path:
             raise DatasetError(f"{path}: the cells of {shard.name} are not numbered from 0 on")
 
 
+def read_hashes(data_dir: str) -> dict[str, str] | None:
+    """Reads the perceptual hash of each FOV that has cells in a data set; None for one that was made without hashes.
+
+    Raises:
+      DatasetError: plan.parquet is damaged.
+    """
+    path = storage.join(data_dir, schema.PLAN_NAME)
+    try:
+        with storage.open_read(path) as file:
+            columns = pq.read_schema(file).names
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"{path}: not a readable plan: {error}") from error
+    if near_duplicates.HASH_COLUMN not in columns:
+        return None
+    plan = storage.read_table(path, columns=["fov_id", "dropped", near_duplicates.HASH_COLUMN])
+    kept = plan[plan["dropped"] == ""].drop_duplicates("fov_id")
+    return dict(zip(kept["fov_id"], kept[near_duplicates.HASH_COLUMN], strict=True))
+
+
+def check_duplicates(plan: pd.DataFrame, hashes: Mapping[str, str], *, path: str, max_bits: int) -> None:
+    """Checks that near-identical FOVs are in one split.
+
+    Args:
+      plan: of `read_plan`, sound.
+      hashes: of `read_hashes`.
+      path: of plan.parquet, for the errors.
+      max_bits: as in `near_duplicates.find_duplicate_sets`.
+
+    Raises:
+      DatasetError: two near-identical FOVs are in different splits; or a hash is damaged.
+    """
+    try:
+        set_of_fov = near_duplicates.find_duplicate_sets(hashes, max_bits=max_bits)
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    fovs = plan.loc[plan["dropped"] == "", ["fov_id", "split"]].drop_duplicates()
+    fovs["set"] = fovs["fov_id"].map(set_of_fov)
+    torn = fovs[fovs.groupby("set")["split"].transform("nunique") > 1]
+    if torn.empty:
+        return
+    own = torn[torn["set"] == torn["set"].min()].sort_values("fov_id")
+    pairs = [
+        (near_duplicates.hash_distance(hashes[one.fov_id], hashes[other.fov_id]), one, other)
+        for one, other in itertools.combinations(own.itertuples(), 2)
+        if one.split != other.split
+    ]
+    # Two of a set may be linked by others alone; without channels in common they have no distance.
+    distance, one, other = min(pairs, key=lambda pair: math.inf if pair[0] is None else pair[0])
+    raise DatasetError(
+        f"{path}: FOVs {one.fov_id} ({one.split}) and {other.fov_id} ({other.split}) are near-identical "
+        f"({near_duplicates.describe_distance(distance)}), a leak; sets of near-identical FOVs in several splits: "
+        f"{torn['set'].nunique():,}. Make the data set again with `python -m beam_jobs.shard`, which keeps each set together "
+        "unless --duplicate_bits is set lower"
+    )
+
+
 def group_by_shard(plan: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Returns the plan's rows of each shard, by its file name, in the order of the records."""
     kept = plan[plan["dropped"] == ""].sort_values("index", kind="stable")
@@ -102,10 +168,7 @@ def check_sizes(data_dir: str, shards: Iterable[cells_pb2.ShardInfo]) -> None:
       DatasetError: the first that is not.
     """
     for shard in shards:
-        path = storage.join(data_dir, shard.name)
-        size = _size_of(path)
-        if size != shard.num_bytes:
-            raise DatasetError(f"{path}: ends at byte {size}, the manifest says {shard.num_bytes} bytes")
+        shard_check.check_size(data_dir, shard)
 
 
 def check_shard(
@@ -123,29 +186,17 @@ def check_shard(
       DatasetError: the first fault, with the byte where its record starts.
     """
     path = storage.join(data_dir, shard.name)
-    size = _size_of(path)
-    rows = list(planned.itertuples())
-    num_records = 0
-    with storage.open_read(path) as file:
-        reader = _HashingReader(file)
-        for offset, record in records.read_records(reader, path=path):
-            if num_records == len(rows):
-                raise DatasetError(f"{path}: more records than the {len(rows)} of the manifest at byte {offset}")
+    try:
+        for row, (offset, record) in zip(planned.itertuples(), shard_check.read_shard(data_dir, shard), strict=True):
             try:
-                _check_example(examples.parse_example(record), rows[num_records], manifest)
+                _check_example(examples.parse_example(record), row, manifest)
             # A list without its value is an IndexError; DatasetError and text that is no UTF-8 are ValueErrors.
             except (ValueError, IndexError) as error:
                 raise DatasetError(f"{path}: {error} at byte {offset}") from error
-            num_records += 1
-    if num_records != len(rows):
-        raise DatasetError(f"{path}: ends after {num_records} of {len(rows)} records at byte {size}")
-    if size != shard.num_bytes:
-        raise DatasetError(f"{path}: ends at byte {size}, the manifest says {shard.num_bytes} bytes")
-    if reader.sha256 != shard.sha256:
-        raise DatasetError(
-            f"{path}: every record is sound, but the SHA-256 from byte 0 on is {reader.sha256}, not the manifest's "
-            f"{shard.sha256}; was the shard written again?"
-        )
+    except DatasetError:
+        # Where the bytes are not the manifest's, both halves say so in the same words.
+        shard_check.check_content(data_dir, shard, manifest)
+        raise
 
 
 def choose_cells(plan: pd.DataFrame, *, num_cells: int) -> pd.DataFrame:
@@ -182,30 +233,6 @@ def read_examples(data_dir: str, chosen: pd.DataFrame, plan: pd.DataFrame) -> li
                 if index == max(wanted):
                     break
     return [found[cell_id] for cell_id in chosen["cell_id"]]
-
-
-class _HashingReader:
-    """A file that hashes what is read from it."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._digest = hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._digest.update(data)
-        return data
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-
-def _size_of(path: str) -> int:
-    size = storage.size(path)
-    if size is None:
-        raise DatasetError(f"{path}: missing; the manifest names it")
-    return size
 
 
 def _check_counts(what: str, rows: pd.DataFrame, info: cells_pb2.SplitInfo | cells_pb2.ShardInfo) -> None:

@@ -13,16 +13,17 @@ import apache_beam as beam
 import pandas as pd
 from google.protobuf import json_format
 
+from beam_jobs import cell_labels, dataset_check, near_duplicates, report, runner, write_shards
 from beam_jobs import plan as plan_lib
-from beam_jobs import report, runner, write_shards
+from beam_jobs.cell_labels import CellLabels
 from beam_jobs.cell_store import CellStore
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import PlanConfig
 from beam_jobs.plan_summary import PlanSummary, describe_plan
 from beam_jobs.write_shards import ShardNotes, ShardTask, WriteShards
-from hpa_proto import cells_pb2, schema, storage
+from hpa_proto import cells_pb2, folder_lock, schema, storage
 from hpa_proto import labels as hpa_labels
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto.errors import ConfigError, DatasetError, reason_of
 
 _SHARD_FILE = re.compile(r"\w+-\d{5}-of-\d{5}\.tfrecord")
 _PACKAGES = ("apache-beam", "numpy", "opencv-python-headless", "pandas", "protobuf")
@@ -38,6 +39,7 @@ class ShardConfig:
       plan: which cells, which split, which shard.
       example: which pictures.
       splits_of: data set whose FOVs keep the split they have there; FOVs that it lacks are spread as ever.
+      cell_labels: file with labels of single cells (`cell_labels.read_cell_labels`).
       overwrite: replaces a data set that was made with other settings.
       num_workers: processes of the local runner.
       beam_args: Beam's own flags.
@@ -49,6 +51,7 @@ class ShardConfig:
     plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
     example: ExampleConfig = dataclasses.field(default_factory=ExampleConfig)
     splits_of: str | None = None
+    cell_labels: str | None = None
     overwrite: bool = False
     num_workers: int = 1
     beam_args: tuple[str, ...] = ()
@@ -83,17 +86,25 @@ def run(config: ShardConfig) -> ShardResult:
     """Runs the job.
 
     Raises:
-      ConfigError: settings that cannot work; no pixel has been read.
+      ConfigError: settings that cannot work, or another job is at work in the folder; no pixel has been read.
       DatasetError: the cell store is damaged.
     """
+    with folder_lock.hold(config.data_dir):
+        return _run(config)
+
+
+def _run(config: ShardConfig) -> ShardResult:
     start = time.monotonic()
     store = CellStore.open(config.cells_dir)
-    plan, fovs = make_plan(store, config.plan, splits_of=config.splits_of)
+    own_labels = cell_labels.read_cell_labels(config.cell_labels) if config.cell_labels else None
+    plan, fovs = make_plan(store, config.plan, splits_of=config.splits_of, own_labels=own_labels)
     summary = describe_plan(plan, config.plan)
     plan_digest = plan_lib.plan_digest(config.plan, plan)
     notes = ShardNotes(config.data_dir, _shards_digest(config, store, plan, plan_digest))
     manifest = _new_manifest(config, store, summary, plan_digest)
     manifest.shards_digest = notes.digest
+    if own_labels is not None:
+        json_format.ParseDict(own_labels.describe(), manifest.cell_labels)
     finished = _clear_way(config, notes)
 
     tasks = write_shards.write_plan(storage.join(config.data_dir, schema.PLAN_NAME), plan)
@@ -113,16 +124,34 @@ def run(config: ShardConfig) -> ShardResult:
     return ShardResult(config.data_dir, manifest, summary, num_written, time.monotonic() - start)
 
 
-def make_plan(store: CellStore, config: PlanConfig, *, splits_of: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def make_plan(
+    store: CellStore, config: PlanConfig, *, splits_of: str | None, own_labels: CellLabels | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decides for every cell of a store, from its tables alone; returns the plan and the FOV table.
 
     Raises:
-      ConfigError: as `plan.make_plan`, or the store is not finished.
-      DatasetError: `splits_of` is no finished data set.
+      ConfigError: as `plan.make_plan`, the store is not finished, or `own_labels` are of cells that it lacks, or of no use.
+      DatasetError: `splits_of` is no finished data set, or a hash is damaged.
     """
+    if own_labels is not None and config.label_scope == "unlabelled":
+        raise ConfigError(
+            f"{own_labels.path}: label scope unlabelled takes no labels; leave cell_labels out, or give all"
+        )
     cells, fovs = store.read_tables()
-    split_of_fov = read_splits(splits_of) if splits_of else None
-    return plan_lib.make_plan(cells, config, split_of_fov=split_of_fov), fovs
+    if own_labels is not None:
+        cells = cell_labels.replace_labels(cells, own_labels)
+    split_of_fov = read_splits(splits_of) if splits_of else {}
+    hashes = dict(fovs.loc[fovs["num_cells"] > 0, ["fov_id", near_duplicates.HASH_COLUMN]].itertuples(index=False))
+    # A FOV of the other data set may be here under another id.
+    known_hashes = (dataset_check.read_hashes(splits_of) or {}) if splits_of else {}
+    try:
+        duplicate_sets = near_duplicates.find_duplicate_sets(known_hashes | hashes, max_bits=config.duplicate_bits)
+    except ValueError as error:
+        raise DatasetError(f"{store.path}, or the data set whose splits are kept: {error}") from error
+    plan = plan_lib.make_plan(cells, config, split_of_fov=split_of_fov, duplicate_sets=duplicate_sets)
+    # For `beam_jobs.inspect`, which knows the data set alone.
+    plan[near_duplicates.HASH_COLUMN] = plan["fov_id"].map(hashes).fillna("").astype("str")
+    return plan, fovs
 
 
 def read_manifest(data_dir: str) -> cells_pb2.DatasetManifest:
@@ -134,7 +163,7 @@ def read_manifest(data_dir: str) -> cells_pb2.DatasetManifest:
     path = storage.join(data_dir, schema.MANIFEST_NAME)
     if not storage.exists(path):
         raise DatasetError(f"{data_dir} is no data set (no {schema.MANIFEST_NAME}): not there, or not finished")
-    return schema.parse_manifest(storage.read_text(path), source=path)
+    return schema.parse_manifest(storage.read_bytes(path), source=path)
 
 
 def read_splits(data_dir: str) -> dict[str, str]:
@@ -146,9 +175,9 @@ def read_splits(data_dir: str) -> dict[str, str]:
     read_manifest(data_dir)
     path = storage.join(data_dir, schema.PLAN_NAME)
     try:
-        plan = storage.read_table(path)
+        plan = storage.read_table(path, columns=["fov_id", "split", "dropped"])
     except OSError as error:
-        raise DatasetError(f"{path}: the plan of the data set cannot be read ({error})") from error
+        raise DatasetError(f"{path}: the plan of the data set cannot be read ({reason_of(error)})") from error
     kept = plan.loc[plan["dropped"] == plan_lib.KEPT, ["fov_id", "split"]]
     return dict(zip(kept["fov_id"], kept["split"], strict=True))
 
@@ -182,6 +211,7 @@ def _write(config: ShardConfig, store: CellStore, notes: ShardNotes, pending: li
     if not pending:
         return
     with (
+        runner.plain_errors(),
         runner.progress("shard", len(pending), count_done=notes.count, unit="shard"),
         runner.make_pipeline(config.beam_args, num_workers=config.num_workers) as pipeline,
     ):

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from beam_jobs import dataset_job, label_charts, label_table, plan_summary
+from beam_jobs import cell_labels, dataset_job, label_charts, label_table, plan_summary
 from beam_jobs.cell_store import CellStore
 from beam_jobs.plan_config import PlanConfig
 from beam_jobs.plan_summary import PlanSummary
@@ -24,12 +24,14 @@ class DryRunConfig:
       cells_dir: the cell store.
       plan: which cells, which split, which shard.
       splits_of: data set whose FOVs keep the split they have there.
+      cell_labels: file with labels of single cells.
       picture_path: PNG of the classes before and after; None: no picture.
     """
 
     cells_dir: str
     plan: PlanConfig
     splits_of: str | None = None
+    cell_labels: str | None = None
     picture_path: str | None = None
 
     def __post_init__(self) -> None:
@@ -61,7 +63,10 @@ def run(config: DryRunConfig) -> DryRunResult:
       ConfigError: as `dataset_job.make_plan`, or there is no cell store.
       DatasetError: likewise.
     """
-    plan, _ = dataset_job.make_plan(CellStore.open(config.cells_dir), config.plan, splits_of=config.splits_of)
+    own_labels = cell_labels.read_cell_labels(config.cell_labels) if config.cell_labels else None
+    plan, _ = dataset_job.make_plan(
+        CellStore.open(config.cells_dir), config.plan, splits_of=config.splits_of, own_labels=own_labels
+    )
     summary = plan_summary.describe_plan(plan, config.plan)
     result = DryRunResult(summary, plan_summary.count_fates(plan, summary))
     if config.picture_path:

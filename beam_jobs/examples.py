@@ -204,18 +204,18 @@ def parse_example(data: bytes) -> DecodedExample:
             image_format=_text(feature[_KEYS.image_format]),
             num_channels=len(channels),
         )
+        return DecodedExample(
+            cell_id=_text(feature[_KEYS.cell_id]),
+            fov_id=_text(feature[_KEYS.fov_id]),
+            labels=tuple(feature[_KEYS.labels].int64_list.value),
+            image=image,
+            channels=channels,
+            bbox=tuple(feature[_KEYS.bbox].int64_list.value),
+            mask_rle=feature[_KEYS.mask_rle].bytes_list.value[0],
+            fov_size=(feature[_KEYS.fov_height].int64_list.value[0], feature[_KEYS.fov_width].int64_list.value[0]),
+        )
     except (ValueError, IndexError, cv2.error, message.DecodeError) as error:
         raise DatasetError(f"not a readable example: {error}") from error
-    return DecodedExample(
-        cell_id=_text(feature[_KEYS.cell_id]),
-        fov_id=_text(feature[_KEYS.fov_id]),
-        labels=tuple(feature[_KEYS.labels].int64_list.value),
-        image=image,
-        channels=channels,
-        bbox=tuple(feature[_KEYS.bbox].int64_list.value),
-        mask_rle=feature[_KEYS.mask_rle].bytes_list.value[0],
-        fov_size=(feature[_KEYS.fov_height].int64_list.value[0], feature[_KEYS.fov_width].int64_list.value[0]),
-    )
 
 
 def _bytes_feature(value: bytes) -> example_pb2.Feature:

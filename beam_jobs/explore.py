@@ -141,8 +141,16 @@ def define_flags() -> None:
     flags.DEFINE_string("labels", None, "CSV with the columns ID and Label; labels are numbers or names, joined by |.")
     flags.DEFINE_string("out_dir", None, "Folder for tables, pictures and page.")
     flags.DEFINE_float("min_support", RuleConfig.min_support, "Rules: least share of FOVs with all labels of a rule.")
-    flags.DEFINE_float("min_confidence", RuleConfig.min_confidence, "Rules: least confidence.")
-    flags.DEFINE_float("min_lift", RuleConfig.min_lift, "Rules: least lift.")
+    flags.DEFINE_float(
+        "min_confidence",
+        RuleConfig.min_confidence,
+        "Rules: least share of FOVs with the first labels that have the other one too, 0 to 1.",
+    )
+    flags.DEFINE_float(
+        "min_lift",
+        RuleConfig.min_lift,
+        "Rules: least factor by which that share is above the other label's share of all FOVs.",
+    )
 
 
 def main(unknown_flags: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import re
 import struct
 
@@ -12,12 +13,34 @@ import numpy as np
 import tifffile
 
 from beam_jobs.fov_source import ALL_CHANNELS, FovRef
-from hpa_proto import schema, storage
+from hpa_proto import records, schema, storage
 from hpa_proto.errors import FovError
 
 BIT_DEPTHS = (8, 12, 14, 16)
+# Four times the largest FOV of the Atlas (4096 px square).
+MAX_FOV_PIXELS = 8192 * 8192
+_MAX_BYTES_PER_PIXEL = 8
+_METADATA_BYTES = 64 << 20
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
+_JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
+_JPEG_SCAN = b"\xff\xda"
+# A progressive JPEG has about ten. Each goes over the whole picture, so a small file of thousands takes hours.
+_MAX_JPEG_SCANS = 100
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# A strip in one of these cannot become larger than the page says. One that is itself a picture has a size of its own.
+_TIFF_COMPRESSIONS = (
+    tifffile.COMPRESSION.NONE,
+    tifffile.COMPRESSION.LZW,
+    tifffile.COMPRESSION.ADOBE_DEFLATE,
+    tifffile.COMPRESSION.DEFLATE,
+    tifffile.COMPRESSION.PACKBITS,
+    tifffile.COMPRESSION.LZMA,
+    tifffile.COMPRESSION.ZSTD,
+)
+# tifffile hands out the numbers of a palette, ink and white-is-0 pictures as if they were brightness.
+_TIFF_COLOURS = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +75,17 @@ _DAMAGE = (
 )
 
 
-def read_fov(fov: FovRef, *, bit_depth: int = 0) -> FovImage:
+def read_fov(fov: FovRef, *, bit_depth: int = 0, max_pixels: int = MAX_FOV_PIXELS) -> FovImage:
     """Reads the four channels of a FOV.
 
     Args:
       fov: which files.
       bit_depth: bits in use in 16-bit files: 12, 14 or 16; 0: the fewest of these that hold the brightest pixel.
+      max_pixels: height times width that is not exceeded; looked up before anything is decoded.
 
     Raises:
-      FovError: a channel is missing or stands twice; a file is missing, empty, truncated or not a picture; channels differ
-        in size or depth; a pixel is brighter than `bit_depth` allows.
+      FovError: a channel is missing or stands twice; a file is missing, empty, truncated, too large or not a picture;
+        channels differ in size or depth; a pixel is brighter than `bit_depth` allows.
     """
     by_channel: dict[str, str] = {}
     for channel, path in fov.paths:
@@ -76,9 +100,9 @@ def read_fov(fov: FovRef, *, bit_depth: int = 0) -> FovImage:
             )
     else:
         _check_channels(fov, by_channel)
-    files = {channel: read_file(fov, path) for channel, path in by_channel.items()}
+    files = {channel: read_file(fov, path, max_pixels=max_pixels) for channel, path in by_channel.items()}
     decode = _decode_stack if ALL_CHANNELS in by_channel else _decode_channels
-    pixels = decode(fov, by_channel, files)
+    pixels = decode(fov, by_channel, files, max_pixels)
     return FovImage(pixels, _used_bits(fov, pixels, bit_depth), sum(map(len, files.values())))
 
 
@@ -90,11 +114,11 @@ def _check_channels(fov: FovRef, by_channel: dict[str, str]) -> None:
             raise _error(fov, "missing_channel", f"no {channel} channel (looked for {looked_for}); add it")
 
 
-def _decode_channels(fov: FovRef, by_channel: dict[str, str], files: dict[str, bytes]) -> np.ndarray:
+def _decode_channels(fov: FovRef, by_channel: dict[str, str], files: dict[str, bytes], max_pixels: int) -> np.ndarray:
     planes: list[np.ndarray] = []
     for channel in schema.CHANNELS:
         path = by_channel[channel]
-        plane = _to_grey(fov, decode_file(fov, path, files[channel]), path)
+        plane = _to_grey(fov, decode_file(fov, path, files[channel], max_pixels=max_pixels), path)
         if planes and plane.shape != planes[0].shape:
             raise _error(
                 fov,
@@ -109,9 +133,9 @@ def _decode_channels(fov: FovRef, by_channel: dict[str, str], files: dict[str, b
     return cv2.merge(planes)
 
 
-def _decode_stack(fov: FovRef, by_channel: dict[str, str], files: dict[str, bytes]) -> np.ndarray:
+def _decode_stack(fov: FovRef, by_channel: dict[str, str], files: dict[str, bytes], max_pixels: int) -> np.ndarray:
     path = by_channel[ALL_CHANNELS]
-    stack = np.squeeze(decode_file(fov, path, files[ALL_CHANNELS]))
+    stack = np.squeeze(decode_file(fov, path, files[ALL_CHANNELS], max_pixels=max_pixels))
     if stack.ndim != 3 or 4 not in (stack.shape[0], stack.shape[2]):
         raise _error(
             fov, "wrong_channel_count", f"{path} has shape {stack.shape}, not four channels (4, H, W) or (H, W, 4)"
@@ -121,35 +145,47 @@ def _decode_stack(fov: FovRef, by_channel: dict[str, str], files: dict[str, byte
     return np.ascontiguousarray(_check_depth(fov, stack, path))
 
 
-def read_file(fov: FovRef, path: str) -> bytes:
+def read_file(fov: FovRef, path: str, *, max_pixels: int = MAX_FOV_PIXELS) -> bytes:
     """Reads a whole file of a FOV.
 
     Raises:
-      FovError: missing, unreadable or empty.
+      FovError: missing, unreadable, empty, or larger than `max_pixels` need.
     """
+    max_bytes = _MAX_BYTES_PER_PIXEL * max_pixels + _METADATA_BYTES
     try:
-        data = storage.read_bytes(path)
+        with storage.open_read(path) as file:
+            data = records.read_up_to(file, max_bytes + 1)
     except FileNotFoundError as error:
         raise _error(fov, "missing_file", f"{path} is not there") from error
     except OSError as error:
         raise _error(fov, "unreadable_file", f"{path}: {error}") from error
     if not data:
         raise _error(fov, "empty_file", f"{path} has zero bytes; fetch it again")
+    if len(data) > max_bytes:
+        raise _error(fov, "too_large", f"{path} has over {max_bytes:,} bytes; see --max_fov_pixels={max_pixels}")
     return data
 
 
-def decode_file(fov: FovRef, path: str, data: bytes) -> np.ndarray:
-    """Decodes a PNG, JPEG or TIFF as it is: [H, W] or [H, W, C], colours of PNG and JPEG as BGR.
+def decode_file(fov: FovRef, path: str, data: bytes, *, max_pixels: int = MAX_FOV_PIXELS) -> np.ndarray:
+    """Decodes a PNG, JPEG or TIFF as it is, whatever its name: [H, W] or [H, W, C], colours of PNG and JPEG as BGR.
 
     Raises:
-      FovError: cut short, damaged or of another format.
+      FovError: cut short, damaged, too large or of another format.
     """
-    if path.lower().endswith((".tif", ".tiff")):
-        return _decode_tiff(fov, path, data)
+    if data.startswith(_TIFF_STARTS):
+        return _decode_tiff(fov, path, data, max_pixels)
+    if not data.startswith((_PNG_START, _JPEG_START)):
+        raise _error(fov, "unreadable_image", f"{path} is no PNG, JPEG or TIFF: it begins with {data[:12]!r}")
+    is_png = data.startswith(_PNG_START)
     # OpenCV fills the missing part of a cut-off file with grey or black and says nothing.
-    end = _PNG_END if path.lower().endswith(".png") else _JPEG_END
-    if end not in data[-64:]:
+    if (_PNG_END if is_png else _JPEG_END) not in data[-64:]:
         raise _error(fov, "truncated_image", f"{path} ends too early ({len(data)} bytes); fetch it again")
+    height, width = _png_size(data) if is_png else _jpeg_size(data)
+    if not height * width:
+        raise _error(fov, "unreadable_image", f"{path}: its header has no size; fetch it again")
+    _check_size(fov, path, height=height, width=width, max_pixels=max_pixels)
+    if not is_png and data.count(_JPEG_SCAN) > _MAX_JPEG_SCANS:
+        raise _error(fov, "unreadable_image", f"{path} is a JPEG of over {_MAX_JPEG_SCANS} scans; save it anew")
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except _DAMAGE as error:
@@ -159,7 +195,37 @@ def decode_file(fov: FovRef, path: str, data: bytes) -> np.ndarray:
     return image
 
 
-def _decode_tiff(fov: FovRef, path: str, data: bytes) -> np.ndarray:
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Reads (height, width) from a PNG's header; (0, 0) where it has none."""
+    if data[12:16] != b"IHDR":
+        return 0, 0
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Reads (height, width) from a JPEG's frame header (ITU T.81, B.2.2); (0, 0) where it has none."""
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack_from(">HH", data, place + 5)
+        # A fill byte stands for itself; any other marker here has a length.
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4])
+    return 0, 0
+
+
+def _check_size(fov: FovRef, path: str, *, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise _error(
+            fov,
+            "too_large",
+            f"{path} is {width} x {height} = {height * width:,} px, --max_fov_pixels={max_pixels} allows {max_pixels:,}; "
+            "raise it if the picture is real",
+        )
+
+
+def _decode_tiff(fov: FovRef, path: str, data: bytes, max_pixels: int) -> np.ndarray:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             # tifffile takes a cut-off file for one without pages, or fills what it lacks with zeros.
@@ -168,11 +234,30 @@ def _decode_tiff(fov: FovRef, path: str, data: bytes) -> np.ndarray:
             ]
             if not ends or max(ends) > len(data):
                 raise _error(fov, "truncated_image", f"{path} ends too early ({len(data)} bytes); fetch it again")
+            _check_tiff(fov, path, tiff, max_pixels)
             return _order_channels(fov, path, tiff.asarray(), tiff.ome_metadata)
     except FovError:
         raise
     except _DAMAGE as error:
         raise _error(fov, "unreadable_image", f"{path} is not a readable TIFF: {error}") from error
+
+
+def _check_tiff(fov: FovRef, path: str, tiff: tifffile.TiffFile, max_pixels: int) -> None:
+    page = tiff.pages.first
+    _check_size(fov, path, height=page.imagelength, width=page.imagewidth, max_pixels=max_pixels)
+    num_samples = max(math.prod(tiff.series[0].shape), math.prod(page.chunks))
+    if num_samples > len(schema.CHANNELS) * max_pixels:
+        raise _error(
+            fov,
+            "too_large",
+            f"{path} has {num_samples:,} samples, more than {len(schema.CHANNELS)} channels of --max_fov_pixels={max_pixels}",
+        )
+    if page.compression not in _TIFF_COMPRESSIONS:
+        name = getattr(page.compression, "name", page.compression)
+        raise _error(fov, "unreadable_image", f"{path} is compressed by {name}; save it with LZW, deflate or none")
+    if "PhotometricInterpretation" in page.tags and page.photometric not in _TIFF_COLOURS:
+        name = getattr(page.photometric, "name", page.photometric)
+        raise _error(fov, "unreadable_image", f"{path} has {name} pixels; save it as grey, 0 is black")
 
 
 def _order_channels(fov: FovRef, path: str, stack: np.ndarray, ome_metadata: str | None) -> np.ndarray:

@@ -15,11 +15,13 @@ import re
 from collections.abc import Iterator
 
 from hpa_proto import labels as hpa_labels
-from hpa_proto import schema, storage
+from hpa_proto import object_store, schema, storage
 from hpa_proto.errors import ConfigError
 
 ALL_CHANNELS = "all"  # key of a multi-channel file in FovRef.paths
-_FILE_NAME = re.compile(r"(?P<fov_id>.+?)(?:_(?P<channel>red|green|blue|yellow))?(?:\.ome)?\.(?:png|jpe?g|tiff?)", re.I)
+_FILE_NAME = re.compile(
+    r"(?P<fov_id>.+?)(?:_(?P<channel>red|green|blue|yellow))?(?:\.ome)?\.(?:png|jpe?g|tiff?)", re.I | re.S
+)
 _FOV_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_ID_LENGTH = 200
 _LABEL_COLUMNS = ("ID", "Label")
@@ -124,7 +126,7 @@ def _label_rows(path: str) -> Iterator[tuple[str, tuple[tuple[int, ...], dict[st
     """Yields FOV id, labels as written and further columns of each row of a label file."""
     seen = set()
     for line, row in _read_csv(path, required=_LABEL_COLUMNS):
-        fov_id = _check_id(row["ID"], path, line)
+        fov_id = check_id(row["ID"], path, line)
         if fov_id in seen:
             raise ConfigError(f"{path}, line {line}: ID {fov_id} stands twice")
         seen.add(fov_id)
@@ -158,7 +160,17 @@ def _read_csv(path: str, *, required: tuple[str, ...]) -> list[tuple[int, dict[s
     return rows
 
 
-def _check_id(fov_id: str, source: str, line: int | None = None) -> str:
+def check_id(fov_id: str, source: str, line: int | None = None) -> str:
+    """Checks that a text can be the id of a FOV, and returns it.
+
+    Args:
+      fov_id: the text.
+      source: where it stands, for the error.
+      line: likewise.
+
+    Raises:
+      ConfigError: it cannot.
+    """
     # Ids become file names: no path parts, nothing hidden, nothing that a shell or a URL reads otherwise.
     if not _FOV_ID.fullmatch(fov_id) or ".." in fov_id or len(fov_id) > _MAX_ID_LENGTH:
         where = source if line is None else f"{source}, line {line}"
@@ -177,7 +189,7 @@ def _paths_of_csv(path: str) -> dict[str, list[tuple[str, str]]]:
     folder = os.path.dirname(path)
     found: dict[str, list[tuple[str, str]]] = {}
     for line, row in rows:
-        fov_id = _check_id(row["ID"], path, line)
+        fov_id = check_id(row["ID"], path, line)
         if fov_id in found:
             raise ConfigError(f"{path}, line {line}: ID {fov_id} stands twice")
         found[fov_id] = [
@@ -203,7 +215,7 @@ def _paths_of_folder(images: str, unusable: dict[str, str]) -> dict[str, list[tu
         if channel == ALL_CHANNELS and not path.lower().endswith((".tif", ".tiff")):
             continue
         try:
-            found.setdefault(_check_id(match["fov_id"], path), []).append((channel, path))
+            found.setdefault(check_id(match["fov_id"], path), []).append((channel, path))
         except ConfigError as error:
             # One file with a space in its name must not stop the others.
             unusable[match["fov_id"]] = str(error)
@@ -213,11 +225,9 @@ def _paths_of_folder(images: str, unusable: dict[str, str]) -> dict[str, list[tu
 def _matches(images: str) -> list[str]:
     is_glob = any(mark in images for mark in "*?[")
     if storage.is_url(images):
-        filesystem, name = storage.open_filesystem(images)
-        names = (
-            filesystem.glob(name) if is_glob else filesystem.ls(name, detail=False) if filesystem.exists(name) else []
-        )
-        matches = [filesystem.unstrip_protocol(match) for match in names]
+        with object_store.opened(images) as (filesystem, name):
+            names = filesystem.glob(name) if is_glob else filesystem.ls(name, detail=False)
+            matches = [filesystem.unstrip_protocol(match) for match in names]
     else:
         if not is_glob and not os.path.isdir(images):
             raise ConfigError(f"{images}: no such folder; --images takes a folder, a glob in quotes, or a CSV of paths")

@@ -20,7 +20,7 @@ from beam_jobs.segmenters.network_weights import KIND_OF_PUBLISHED_FILE, KINDS, 
 from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 
-_PTH = flags.DEFINE_string("pth", None, "File of torch.save.")
+_PTH = flags.DEFINE_string("pth", None, "Published weights: a .pth file of torch.save.")
 _OUT = flags.DEFINE_string("out", None, "File to write, .safetensors.")
 _KIND = flags.DEFINE_enum("kind", None, list(KINDS), "What the network finds; default: by the published file's name.")
 

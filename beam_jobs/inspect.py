@@ -5,7 +5,8 @@
 
 Prints what the data set holds. Ends with status 1 and the first fault's file and byte offset when something is wrong.
 --quick looks at manifest, plan and file sizes only. --show=N draws N cells, spread over classes and splits.
---num_threads=N checks N shards at the same time.
+--num_threads=N checks N shards at the same time. Near-identical FOVs (near_duplicates) in different splits are a fault;
+--duplicate_bits=0 does not look for them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import pandas as pd
 import tqdm
 from absl import flags
 
-from beam_jobs import cell_pictures, command, dataset_check, dataset_job
-from hpa_proto import cells_pb2, pictures, schema, storage
+from beam_jobs import cell_pictures, command, dataset_check, dataset_job, near_duplicates
+from hpa_proto import cells_pb2, pictures, schema, shard_check, storage
 from hpa_proto import labels as hpa_labels
-from hpa_proto.errors import ConfigError
+from hpa_proto.errors import ConfigError, DatasetError
 
 _SHOWN_SIDE_PX = 192
 _SHEET_COLUMNS = 8
@@ -39,6 +40,7 @@ class InspectConfig:
       num_shown: cells to draw.
       picture_path: where to draw them.
       num_threads: shards that are read at the same time.
+      duplicate_bits: FOVs are near-identical if at most so many of the 256 bits of their hashes differ; 0: not looked for.
     """
 
     data_dir: str
@@ -46,8 +48,10 @@ class InspectConfig:
     num_shown: int = 0
     picture_path: str = ""
     num_threads: int = 1
+    duplicate_bits: int = near_duplicates.DEFAULT_MAX_BITS
 
     def __post_init__(self) -> None:
+        near_duplicates.check_max_bits(self.duplicate_bits)
         if bool(self.num_shown) != bool(self.picture_path):
             raise ConfigError("--show=N and --out=cells.png go together: how many cells to draw, and where")
         if self.picture_path:
@@ -62,17 +66,33 @@ def run(config: InspectConfig) -> str:
     """
     manifest = dataset_job.read_manifest(config.data_dir)
     plan = dataset_check.read_plan(config.data_dir)
-    dataset_check.check_plan(plan, manifest, path=storage.join(config.data_dir, schema.PLAN_NAME))
     if config.quick:
         dataset_check.check_sizes(config.data_dir, manifest.shards)
-    else:
+    try:
+        dataset_check.check_plan(plan, manifest, path=storage.join(config.data_dir, schema.PLAN_NAME))
+    except DatasetError:
+        # A manifest that does not fit the shards is first of all that, and the trainer says it in the same words.
+        if not config.quick:
+            for shard in manifest.shards:
+                shard_check.check_content(config.data_dir, shard, manifest)
+        raise
+    hashes = dataset_check.read_hashes(config.data_dir)
+    dataset_check.check_duplicates(
+        plan,
+        hashes or {},
+        path=storage.join(config.data_dir, schema.PLAN_NAME),
+        max_bits=config.duplicate_bits,
+    )
+    if not config.quick:
         _check_shards(config, plan, manifest)
     if config.num_shown:
         cell_pictures.write_picture(config.picture_path, draw_cells(config.data_dir, plan, num_cells=config.num_shown))
-    return describe(manifest, plan, config)
+    return describe(manifest, plan, config, has_hashes=hashes is not None)
 
 
-def describe(manifest: cells_pb2.DatasetManifest, plan: pd.DataFrame, config: InspectConfig) -> str:
+def describe(
+    manifest: cells_pb2.DatasetManifest, plan: pd.DataFrame, config: InspectConfig, *, has_hashes: bool
+) -> str:
     """Writes what a sound data set holds."""
     num_cells = sum(split.num_examples for split in manifest.splits)
     num_bytes = sum(each.num_bytes for each in manifest.shards)
@@ -92,6 +112,10 @@ def describe(manifest: cells_pb2.DatasetManifest, plan: pd.DataFrame, config: In
     ]
     if config.num_shown:
         lines.append(f"picture   {config.picture_path}")
+    if not has_hashes:
+        lines.append(
+            "note      made before FOVs had perceptual hashes: no one looked for near-identical FOVs across splits"
+        )
     checked = "manifest, plan and file sizes" if config.quick else f"manifest, plan and all {num_cells:,} records"
     return "\n".join([*lines, f"sound     {checked} checked"])
 
@@ -144,6 +168,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("show", 0, "Draws this many cells, spread over classes and splits.", 0)
     flags.DEFINE_string("out", None, "Picture to write with --show, .png or .jpg.")
     flags.DEFINE_integer("num_threads", 1, "Shards that are checked at the same time.", 1)
+    flags.DEFINE_integer(
+        "duplicate_bits",
+        near_duplicates.DEFAULT_MAX_BITS,
+        "FOVs whose perceptual hashes differ in at most so many of 256 bits may not be in two splits; 0: they may.",
+        0,
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -164,6 +194,7 @@ def main(arguments: list[str]) -> None:
         num_shown=values.show,
         picture_path=values.out or "",
         num_threads=values.num_threads,
+        duplicate_bits=values.duplicate_bits,
     )
     print(run(config))
 

@@ -16,6 +16,7 @@ Names and units (columns of cells.parquet):
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -71,7 +72,7 @@ def measure_background(pixels: np.ndarray) -> Background:
 
 
 def measure_cell(
-    crop: np.ndarray,
+    planes: Sequence[np.ndarray],
     mask: np.ndarray,
     *,
     nucleus: np.ndarray,
@@ -84,7 +85,7 @@ def measure_cell(
     """Measures one cell.
 
     Args:
-      crop: uint8 or uint16, [h, w, 4], channels in `schema.CHANNELS` order.
+      planes: of the cell's box, uint8 or uint16[h, w] each, in `schema.CHANNELS` order.
       mask: uint8[h, w], 1 within the cell.
       nucleus: uint8[h, w], 1 within its nucleus.
       num_nuclei: separate nuclei.
@@ -97,17 +98,19 @@ def measure_cell(
       Measurement name -> value; see the head of this module.
     """
     full = (1 << bit_depth) - 1
-    means = np.asarray(cv2.mean(crop, mask))
     area_px = int(cv2.countNonZero(mask))
+    # OpenCV's functions that take a mask go pixel by pixel; that which blackens what is outside does not.
+    inside = dict(zip(schema.CHANNELS, (cv2.copyTo(plane, mask) for plane in planes), strict=True))
+    means = [cv2.sumElems(plane)[0] * (1.0 / area_px) for plane in inside.values()]
     measured = {
         "area_um2": area_px * pixel_size_um**2,
         "nucleus_area_um2": int(cv2.countNonZero(nucleus)) * pixel_size_um**2,
         "num_nuclei": num_nuclei,
         "touches_border": touches_border,
         "solidity": _solidity(mask, area_px),
-        "focus": _focus(crop, mask),
-        "saturated_fraction": _saturated_fraction(crop, mask, full),
-        "green_png_bytes": _png_bytes(crop, mask),
+        "focus": _focus(planes[schema.CHANNELS.index("red")], mask, area_px),
+        "saturated_fraction": max(_saturated_fraction(plane, full, area_px) for plane in inside.values()),
+        "green_png_bytes": len(cv2.imencode(".png", inside["green"], _PNG_SETTINGS)[1]),
     }
     for index, channel in enumerate(schema.CHANNELS):
         measured[f"{channel}_mean"] = float(means[index]) / full
@@ -123,22 +126,20 @@ def _solidity(mask: np.ndarray, area_px: int) -> float:
     return min(1.0, area_px / cv2.countNonZero(hull))
 
 
-def _focus(crop: np.ndarray, mask: np.ndarray) -> float:
+def _focus(red: np.ndarray, mask: np.ndarray, area_px: int) -> float:
     """Variance that a blur of 2 px takes away, over the variance, of the microtubules: blur and gain cancel out."""
-    plane = cv2.extractChannel(crop, schema.CHANNELS.index("red")).astype(np.float32)
     # A first, small blur takes the camera's noise out of both.
-    smooth = cv2.GaussianBlur(plane, (0, 0), 1.0)
-    fine = smooth - cv2.GaussianBlur(smooth, (0, 0), 2.0)
-    _, spread = cv2.meanStdDev(smooth, mask=mask)
-    _, fine_spread = cv2.meanStdDev(fine, mask=mask)
-    variance = float(spread[0, 0]) ** 2
-    return 100.0 * float(fine_spread[0, 0]) ** 2 / variance if variance > 0 else 0.0
+    smooth = cv2.GaussianBlur(red.astype(np.float32), (0, 0), 1.0)
+    fine = cv2.GaussianBlur(smooth, (0, 0), 2.0)
+    np.subtract(smooth, fine, out=fine)
+    variance = _variance(smooth, mask, area_px)
+    return 100.0 * _variance(fine, mask, area_px) / variance if variance > 0 else 0.0
 
 
-def _saturated_fraction(crop: np.ndarray, mask: np.ndarray, full: int) -> float:
-    return max(cv2.mean((crop >= full).view(np.uint8), mask))
+def _variance(plane: np.ndarray, mask: np.ndarray, area_px: int) -> float:
+    inside = cv2.copyTo(plane, mask)
+    return max(0.0, cv2.norm(inside, cv2.NORM_L2SQR) / area_px - (cv2.sumElems(inside)[0] / area_px) ** 2)
 
 
-def _png_bytes(crop: np.ndarray, mask: np.ndarray) -> int:
-    green = cv2.extractChannel(crop, schema.CHANNELS.index("green"))
-    return len(cv2.imencode(".png", green * mask, _PNG_SETTINGS)[1])
+def _saturated_fraction(inside: np.ndarray, full: int, area_px: int) -> float:
+    return np.count_nonzero(inside >= full) * (1.0 / area_px) if inside.max() >= full else 0.0

@@ -3,10 +3,13 @@
 A table in, the same table with more columns out; no pixel is read. A cell is dropped for the first of these reasons:
 
 1. `excluded`: its id is on the list of cells known to be wrong;
-2. `unlabelled`, `multi_label_fov`: the label scope;
+2. `no_cell_label`, `unlabelled`, `multi_label_fov`, `multi_label_cell`: the label scope, which counts a cell's own labels
+   where `cell_labels` gave it some, else its FOV's;
 3. the quality rules, in the order of `plan_config.QUALITY_RULES`;
-4. `class_out_of_scope`, then `class_too_small`: none of its labels is a class in scope, or of one with enough cells;
-5. `class_capped`: its class has enough other cells.
+4. `class_out_of_scope`: none of its labels is a class in scope;
+5. `duplicate_fov`: a near-identical FOV, by its pixels, has at least as many cells that passed the rules above;
+6. `class_too_small`: none of its labels is of a class with enough cells;
+7. `class_capped`: its class has enough other cells.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from beam_jobs import stratify
+from beam_jobs import split_groups, stratify
+from beam_jobs.cell_labels import RELABELLED_COLUMN
 from beam_jobs.plan_config import QUALITY_RULES, PlanConfig
 from hpa_proto import labels
 from hpa_proto.errors import ConfigError
@@ -28,14 +32,17 @@ from hpa_proto.errors import ConfigError
 KEPT = ""
 REASONS: tuple[str, ...] = (
     "excluded",
+    "no_cell_label",
     "unlabelled",
     "multi_label_fov",
+    "multi_label_cell",
     *(rule.reason for rule in QUALITY_RULES),
     "class_out_of_scope",
+    "duplicate_fov",
     "class_too_small",
     "class_capped",
 )
-PLAN_COLUMNS: tuple[str, ...] = ("example_labels", "split", "shard", "index", "dropped")
+PLAN_COLUMNS: tuple[str, ...] = ("example_labels", "split", "shard", "index", "dropped", "duplicate_set")
 
 
 @dataclasses.dataclass
@@ -44,9 +51,11 @@ class _Cells:
 
     ids: pd.Series
     fov: np.ndarray  # int64[n], number of the FOV
+    duplicate_set: np.ndarray  # int64[n], number of the set of near-identical FOVs, -1 for none
     label_sets: list[tuple[int, ...]]  # distinct, ascending
     set_of_cell: np.ndarray  # int64[n], position in label_sets
     keys: np.ndarray  # uint64[n, 2], see stratify.hash_ids
+    relabelled: np.ndarray  # bool[n], the labels are the cell's own, not its FOV's
     reason: np.ndarray  # int8[n], 0: kept; else 1 + position in REASONS
 
     @property
@@ -74,16 +83,21 @@ class _Cells:
 
 
 def make_plan(
-    cells: pd.DataFrame, config: PlanConfig, *, split_of_fov: Mapping[str, str] | None = None
+    cells: pd.DataFrame,
+    config: PlanConfig,
+    *,
+    split_of_fov: Mapping[str, str] | None = None,
+    duplicate_sets: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Decides for every cell.
 
     The same cells and config give the same plan, in whatever order the rows come.
 
     Args:
-      cells: the cell table of a cell store, a row per cell.
+      cells: the cell table of a cell store, a row per cell; may have passed `cell_labels.replace_labels`.
       config: the rules.
       split_of_fov: FOVs that keep the split they have elsewhere, with all of their group; the others are spread as ever.
+      duplicate_sets: of `near_duplicates.find_duplicate_sets`: FOVs of one set come into one split, or one of them is kept.
 
     Returns:
       The same rows in the same order, with the columns
@@ -91,21 +105,28 @@ def make_plan(
         split: str, "" if dropped,
         shard: int32, number of the shard in the split, -1 if dropped,
         index: int32, position in the shard, -1 if dropped,
-        dropped: str, one of `REASONS`, "" if kept.
+        dropped: str, one of `REASONS`, "" if kept,
+        duplicate_set: str, name of the FOV's set of near-identical FOVs, "" for none.
 
     Raises:
       ConfigError: a column that a rule needs is missing, an id stands twice, an id to exclude is not there, a label is
         no label, no cell is left, or `split_of_fov` has splits that the config lacks or tears a group.
     """
     _check_columns(cells, config)
-    state = _read_cells(cells, config)
+    duplicate_sets = duplicate_sets or {}
+    state = _read_cells(cells, config, duplicate_sets)
     _apply_exclusions(state, config)
     _apply_scope(state, config)
     for rule in config.active_rules:
         values, threshold = cells[rule.column].to_numpy(), getattr(config, rule.field)
         state.drop(~rule.passes(values, threshold), rule.reason)
-    if config.label_scope != "unlabelled":
-        _apply_classes(state, config)
+    has_classes = config.label_scope != "unlabelled"
+    if has_classes:
+        _apply_class_scope(state, config)
+    if config.drop_duplicate_fovs:
+        state.drop(_find_surplus(state, cells["fov_id"]), "duplicate_fov")
+    if has_classes:
+        _apply_class_sizes(state, config)
     dropped = np.array((KEPT, *REASONS), dtype=object)[state.reason]
     if not state.kept.any():
         counts = ", ".join(f"{reason} {count}" for reason, count in count_reasons(dropped).items())
@@ -116,12 +137,15 @@ def make_plan(
 
     plan = cells.drop(columns=list(PLAN_COLUMNS), errors="ignore")
     texts = np.array([labels.format_label_set(label_set) for label_set in state.label_sets], dtype=object)
-    split, shard, index = _place(state, cells, config, split_of_fov or {})
+    kept_fovs = cells["fov_id"].to_numpy()[state.kept]
+    split_of_fov = split_groups.pass_splits_on(split_of_fov or {}, duplicate_sets, kept_fovs)
+    split, shard, index = _place(state, cells, config, split_of_fov)
     plan["example_labels"] = pd.Series(np.where(state.kept, texts[state.set_of_cell], ""), cells.index, dtype="str")
     plan["split"] = pd.Series(split, cells.index, dtype="str")
     plan["shard"] = shard
     plan["index"] = index
     plan["dropped"] = pd.Series(dropped, cells.index, dtype="str")
+    plan["duplicate_set"] = cells["fov_id"].map(duplicate_sets).fillna("").astype("str")
     _check_conservation(plan)
     return plan
 
@@ -146,7 +170,7 @@ def _check_columns(cells: pd.DataFrame, config: PlanConfig) -> None:
         )
 
 
-def _read_cells(cells: pd.DataFrame, config: PlanConfig) -> _Cells:
+def _read_cells(cells: pd.DataFrame, config: PlanConfig, duplicate_sets: Mapping[str, str]) -> _Cells:
     keys = stratify.hash_ids(cells["cell_id"].tolist(), seed=config.seed)
     if cells["cell_id"].duplicated().any():
         first = cells.loc[cells["cell_id"].duplicated(), "cell_id"].iloc[0]
@@ -159,9 +183,11 @@ def _read_cells(cells: pd.DataFrame, config: PlanConfig) -> _Cells:
     return _Cells(
         ids=cells["cell_id"],
         fov=pd.factorize(cells["fov_id"])[0],
+        duplicate_set=pd.factorize(cells["fov_id"].map(duplicate_sets))[0],
         label_sets=label_sets,
         set_of_cell=codes,
         keys=keys,
+        relabelled=cells.get(RELABELLED_COLUMN, pd.Series(False, cells.index)).to_numpy(dtype=bool),
         reason=np.zeros(len(cells), dtype=np.int8),
     )
 
@@ -182,14 +208,31 @@ def _apply_scope(state: _Cells, config: PlanConfig) -> None:
         state.restrict_labels(())
         return
     num_labels = state.has_label().sum(axis=1)[state.set_of_cell]
+    state.drop((num_labels == 0) & state.relabelled, "no_cell_label")
     state.drop(num_labels == 0, "unlabelled")
     if config.label_scope == "single":
-        state.drop(num_labels > 1, "multi_label_fov")
+        state.drop((num_labels > 1) & ~state.relabelled, "multi_label_fov")
+        state.drop(num_labels > 1, "multi_label_cell")
 
 
-def _apply_classes(state: _Cells, config: PlanConfig) -> None:
+def _apply_class_scope(state: _Cells, config: PlanConfig) -> None:
     state.restrict_labels(config.class_scope)
     state.drop(~state.has_label().any(axis=1)[state.set_of_cell], "class_out_of_scope")
+
+
+def _find_surplus(state: _Cells, fov_ids: pd.Series) -> np.ndarray:
+    """Finds the cells of all near-identical FOVs but one: bool[n].
+
+    Of a set stays the FOV with the most cells left; of equals, the first by the alphabet.
+    """
+    in_set = state.kept & (state.duplicate_set >= 0)
+    fovs = pd.DataFrame({"set": state.duplicate_set[in_set], "fov_id": fov_ids.to_numpy()[in_set]})
+    sizes = fovs.value_counts().reset_index().sort_values(["count", "fov_id"], ascending=[False, True])
+    staying = sizes.drop_duplicates("set")["fov_id"]
+    return in_set & ~fov_ids.isin(staying).to_numpy()
+
+
+def _apply_class_sizes(state: _Cells, config: PlanConfig) -> None:
     counts = state.count_labels()
     state.restrict_labels([label for label in config.class_scope if counts[label] >= config.min_cells_per_class])
     state.drop(~state.has_label().any(axis=1)[state.set_of_cell], "class_too_small")
@@ -226,11 +269,11 @@ def _place(
     # From here on the order of the rows is the order of the hash, and with it every number given by first appearance.
     rows = rows[np.argsort(state.keys[rows, 1], kind="stable")]
     set_of_cell, has_label = state.set_of_cell[rows], state.has_label()
-    group_of_cell = pd.factorize(cells[config.group_column].iloc[rows])[0]
+    group_of_cell = split_groups.group_cells(cells[config.group_column].iloc[rows], state.duplicate_set[rows])
     num_cells_per_class = np.stack(
         [np.bincount(group_of_cell, weights=column) for column in has_label[set_of_cell].T], axis=1
     ).astype(np.int64)
-    split_of_group = _keep_splits(cells["fov_id"].iloc[rows], group_of_cell, config, split_of_fov)
+    split_of_group = split_groups.keep_splits(cells["fov_id"].iloc[rows], group_of_cell, config, split_of_fov)
     free, weights = split_of_group < 0, [weight for _, weight in config.splits]
     split_of_group[free] = stratify.assign_splits(num_cells_per_class[free], np.bincount(group_of_cell)[free], weights)
     split_of_cell = split_of_group[group_of_cell]
@@ -248,26 +291,6 @@ def _place(
         shard[rows[members]] = dealt
         index[rows[members]] = stratify.number_within(dealt)
     return split, shard, index
-
-
-def _keep_splits(
-    fov_ids: pd.Series, group_of_cell: np.ndarray, config: PlanConfig, split_of_fov: Mapping[str, str]
-) -> np.ndarray:
-    """Finds the groups whose split is given: int64[number of groups], its position in config.splits, -1 for none."""
-    names = [name for name, _ in config.splits]
-    if strange := sorted(set(split_of_fov.values()) - set(names)):
-        raise ConfigError(f"splits_of: its split {strange[0]!r} is none of {', '.join(names)}; give the same --splits")
-    kept = np.full(group_of_cell.max() + 1, -1, dtype=np.int64)
-    given = fov_ids.map({fov_id: names.index(split) for fov_id, split in split_of_fov.items()})
-    is_given = given.notna().to_numpy()
-    groups, numbers = group_of_cell[is_given], given[is_given].to_numpy(dtype=np.int64)
-    kept[groups] = numbers
-    if (torn := kept[groups] != numbers).any():
-        raise ConfigError(
-            f"splits_of: FOV {fov_ids[is_given].iloc[int(torn.argmax())]} shares its {config.group_column} with FOVs of "
-            "another split there; give the same --group_column"
-        )
-    return kept
 
 
 def _check_conservation(plan: pd.DataFrame) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from beam_jobs import near_duplicates
 from hpa_proto import labels, schema
 from hpa_proto.errors import ConfigError
 
@@ -65,8 +66,8 @@ class PlanConfig:
     Classes are given as Kaggle's numbers or as names, and held as ascending numbers.
 
     Attributes:
-      label_scope: "single": cells of FOVs with exactly one label; "all": cells with at least one; "unlabelled": every
-        cell, without labels, as for a prediction set.
+      label_scope: "single": cells with exactly one label, of their own where a file gives them some (`cell_labels`), else of
+        their FOV; "all": cells with at least one; "unlabelled": every cell, without labels, as for a prediction set.
       exclude: ids of cells that are known to be wrong.
       min_green_png_bytes: least size of the green crop as PNG (the old project: 4096).
       max_green_png_bytes: greatest size of the green crop as PNG (the old project: 1048576).
@@ -82,6 +83,9 @@ class PlanConfig:
       drop_classes: classes out of scope.
       min_cells_per_class: a class with fewer cells, counted after the rules above, is out (the old project: 1000).
       max_cells_per_class: greatest number of cells of a class, spread evenly over its FOVs (the old project: 4500).
+      duplicate_bits: FOVs are near-identical if at most so many of the 256 bits of their perceptual hashes differ
+        (`near_duplicates`); they come into one split. 0: they are not looked for.
+      drop_duplicate_fovs: keeps the cells of one of the near-identical FOVs, and not of the others.
       splits: (name, weight) of each split.
       group_column: cells with the same value here never come into two splits.
       cells_per_shard: greatest number of cells in a shard of a split that `shards` does not name.
@@ -108,6 +112,8 @@ class PlanConfig:
     drop_classes: tuple[int | str, ...] = ()
     min_cells_per_class: int = 0
     max_cells_per_class: int | None = None
+    duplicate_bits: int = near_duplicates.DEFAULT_MAX_BITS
+    drop_duplicate_fovs: bool = False
     splits: tuple[tuple[str, float], ...] = _TRAINING_SPLITS
     group_column: str = "fov_id"
     cells_per_shard: int = 1024
@@ -157,6 +163,9 @@ class PlanConfig:
                 raise ConfigError(
                     f"{low} is over {high}, which keeps nothing: {getattr(self, low)} > {getattr(self, high)}"
                 )
+        near_duplicates.check_max_bits(self.duplicate_bits)
+        if self.drop_duplicate_fovs and not self.duplicate_bits:
+            raise ConfigError("drop_duplicate_fovs: with duplicate_bits=0 no near-identical FOVs are looked for")
         if self.max_saturated_fraction is not None and self.max_saturated_fraction > 1:
             raise ConfigError(f"max_saturated_fraction is {self.max_saturated_fraction}: give a share from 0 to 1")
 

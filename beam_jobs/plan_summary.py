@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from beam_jobs import plan as plan_lib
+from beam_jobs.cell_labels import FOV_LABELS_COLUMN
 from beam_jobs.plan_config import PlanConfig
 from hpa_proto import labels
 
@@ -25,7 +26,8 @@ class PlanSummary:
         for each split a column with its name.
       per_split: a row per split, by name: `target_share` and `share` of the kept cells (0..1), `num_cells`,
         `num_fovs`, `num_groups`, `num_shards`.
-      notes: what a person should know, a sentence each: splits without cells, classes missing from a split.
+      notes: what a person should know, a sentence each: splits without cells, classes missing from a split, near-identical
+        FOVs.
     """
 
     num_cells: int
@@ -72,7 +74,7 @@ def describe_plan(plan: pd.DataFrame, config: PlanConfig) -> PlanSummary:
         dropped=plan_lib.count_reasons(plan["dropped"]),
         per_class=per_class,
         per_split=per_split,
-        notes=_write_notes(per_class, per_split, config),
+        notes=_write_notes(per_class, per_split, config) + _write_duplicate_notes(plan, config),
     )
 
 
@@ -98,6 +100,54 @@ def count_fates(plan: pd.DataFrame, summary: PlanSummary) -> pd.DataFrame:
         reasons["label_removed"] = removed
     splits = list(summary.per_split.index)
     return pd.concat([table[["name", "num_cells"]], reasons.astype(np.int64), table[["num_kept", *splits]]], axis=1)
+
+
+def list_duplicate_fovs(plan: pd.DataFrame) -> pd.DataFrame:
+    """Lists the FOVs that are near-identical to others of the plan.
+
+    Args:
+      plan: of `make_plan`.
+
+    Returns:
+      A row a FOV, sorted by `duplicate_set` and `fov_id`: these, `labels` of the FOV, `num_cells`, `num_kept` and `split`
+      ("" if no cell is kept).
+    """
+    rows = plan[plan["duplicate_set"] != ""]
+    rows = rows.assign(labels=rows.get(FOV_LABELS_COLUMN, rows["labels"]), is_kept=rows["dropped"] == plan_lib.KEPT)
+    fovs = rows.groupby(["duplicate_set", "fov_id"], as_index=False).agg(
+        labels=("labels", "first"),
+        num_cells=("is_kept", "size"),
+        num_kept=("is_kept", "sum"),
+        # Of cells that are dropped it is "", which comes before any name.
+        split=("split", "max"),
+    )
+    # A set may hold FOVs of another data set, whose splits are kept.
+    return fovs[fovs["duplicate_set"].duplicated(keep=False)].reset_index(drop=True)
+
+
+def _write_duplicate_notes(plan: pd.DataFrame, config: PlanConfig) -> tuple[str, ...]:
+    fovs = list_duplicate_fovs(plan)
+    if fovs.empty:
+        return ()
+    by_set = fovs.groupby("duplicate_set")
+    unlike = fovs[by_set["labels"].transform("nunique") > 1]
+    fate = "each set is in one split; drop_duplicate_fovs keeps one FOV of each"
+    if config.drop_duplicate_fovs:
+        fate = "one FOV of each is kept"
+    notes = [f"{len(fovs):,} FOVs are near-identical to others, in {_count_sets(fovs)}: {fate}."]
+    if len(unlike):
+        own = unlike[unlike["duplicate_set"] == unlike["duplicate_set"].iloc[0]]
+        first, second = own.drop_duplicates("labels")["fov_id"].iloc[:2]
+        notes.append(
+            f"Near-identical FOVs have different labels in {_count_sets(unlike)}, as {first} and {second}: "
+            "at most one can be right; mend the label file, or exclude their cells."
+        )
+    return tuple(notes)
+
+
+def _count_sets(fovs: pd.DataFrame) -> str:
+    count = fovs["duplicate_set"].nunique()
+    return f"{count:,} {'set' if count == 1 else 'sets'}"
 
 
 def _count_classes(label_texts: pd.Series) -> np.ndarray:

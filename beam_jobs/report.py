@@ -22,9 +22,12 @@ _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 # With these the pictures of 19 classes stay under 5 MB.
 MAX_FOVS = 12
 MAX_WRONG_FOVS = 12
+MAX_DUPLICATE_SETS = 8
+MAX_FOVS_OF_SET = 3
 MAX_CELLS_OF_CLASS = 12
 MAX_CELLS_OF_REASON = 6
 _FOV_SIDE_PX = 480
+_DUPLICATE_SIDE_PX = 240
 _CELL_SIDE_PX = 128
 _FOV_JPEG_QUALITY = 80
 _CELL_JPEG_QUALITY = 82
@@ -75,6 +78,7 @@ def render_report(
 ) -> str:
     """Makes the text of report.html; arguments and errors as `write_report`."""
     wrong = report_tables.list_wrong(fovs, plan)
+    duplicates = report_tables.list_duplicates(plan, fovs)
     return report_page.render_page(
         _TEMPLATE,
         headline=report_tables.headline(summary, fovs, manifest),
@@ -82,6 +86,8 @@ def render_report(
         wrong_fovs=_draw_wrong(store, plan, wrong[:MAX_WRONG_FOVS]),
         num_more_wrong=max(0, len(wrong) - MAX_WRONG_FOVS),
         dead=report_tables.list_dead(fovs),
+        duplicates=_draw_duplicates(store, plan, duplicates[:MAX_DUPLICATE_SETS]),
+        num_more_duplicates=max(0, len(duplicates) - MAX_DUPLICATE_SETS),
         signs=report_tables.list_signs(plan),
         fov_pictures=_draw_fovs(store, plan),
         classes=report_tables.list_classes(summary, manifest),
@@ -142,6 +148,25 @@ def _draw_wrong(store: CellStore, plan: pd.DataFrame, wrong: list[dict[str, obje
             jpeg = pictures.encode_jpeg(picture, quality=_FOV_JPEG_QUALITY)
             shown |= {"src": report_page.data_uri(jpeg, "jpeg"), "width": picture.shape[1], "height": picture.shape[0]}
         drawn.append(shown)
+    return drawn
+
+
+def _draw_duplicates(
+    store: CellStore, plan: pd.DataFrame, sets: list[list[dict[str, object]]]
+) -> list[dict[str, object]]:
+    drawn = []
+    for own in sets:
+        shown = []
+        for fov in own[:MAX_FOVS_OF_SET]:
+            rows = plan[plan["fov_id"] == fov["fov_id"]].sort_values("cell_index")
+            picture = cell_pictures.fov_from_cells(
+                list(_read_cells(store, rows)), dropped_ids=(), max_side_px=_DUPLICATE_SIDE_PX
+            )
+            src = report_page.data_uri(pictures.encode_jpeg(picture, quality=_FOV_JPEG_QUALITY), "jpeg")
+            names = _name_labels(fov["labels"])
+            shown.append(fov | {"src": src, "width": picture.shape[1], "height": picture.shape[0], "labels": names})
+        labels_differ = len({fov["labels"] for fov in own}) > 1
+        drawn.append({"fovs": shown, "num_more": len(own) - len(shown), "labels_differ": labels_differ})
     return drawn
 
 

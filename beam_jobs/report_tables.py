@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pandas as pd
 from google.protobuf import json_format
 
-from beam_jobs import fov_quality
+from beam_jobs import fov_quality, near_duplicates, plan_summary
 from beam_jobs.plan_summary import PlanSummary
 from hpa_proto import cells_pb2, schema
 
@@ -18,8 +18,10 @@ _SPLIT_COLOURS = ("#2f6f9f", "#6aa84f", "#e0913a", "#8e63a8", "#b0554a", "#5b8c8
 
 _REASON_MEANINGS = {
     "excluded": "its id is on the list of cells to leave out",
+    "no_cell_label": "the file of cell labels says that it shows no class",
     "unlabelled": "its FOV has no label",
     "multi_label_fov": "its FOV has several labels, and the label scope is single",
+    "multi_label_cell": "the file of cell labels gives it several, and the label scope is single",
     "png_too_small": "PNG of its protein channel is smaller than asked for",
     "png_too_large": "PNG of its protein channel is larger than asked for",
     "border": "cut by the border of the FOV",
@@ -31,6 +33,7 @@ _REASON_MEANINGS = {
     "too_large": "area above the greatest one allowed",
     "empty": "too little protein signal over the background",
     "class_out_of_scope": "none of its classes is in scope",
+    "duplicate_fov": "its FOV is near-identical to another one, whose cells count",
     "class_too_small": "its class has too few cells",
     "class_capped": "its class has enough other cells",
 }
@@ -157,6 +160,24 @@ def list_dead(fovs: pd.DataFrame) -> list[dict[str, object]]:
         }
         for (stage, reason), rows in by_reason
     ]
+
+
+def list_duplicates(plan: pd.DataFrame, fovs: pd.DataFrame) -> list[list[dict[str, object]]]:
+    """Lists the sets of near-identical FOVs, those with different labels first.
+
+    Args:
+      plan: of `plan.make_plan`.
+      fovs: the FOV table.
+    """
+    hashes = fovs.set_index("fov_id")[near_duplicates.HASH_COLUMN]
+    sets = []
+    for _, rows in plan_summary.list_duplicate_fovs(plan).groupby("duplicate_set"):
+        own = rows.to_dict("records")
+        for fov in own:
+            distance = near_duplicates.hash_distance(hashes[own[0]["fov_id"]], hashes[fov["fov_id"]])
+            fov["distance"] = near_duplicates.describe_distance(distance) if fov is not own[0] else ""
+        sets.append(own)
+    return sorted(sets, key=lambda own: len({fov["labels"] for fov in own}) == 1)
 
 
 def list_signs(plan: pd.DataFrame) -> list[dict[str, object]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import tqdm
@@ -16,7 +18,20 @@ from apache_beam.pipeline import Pipeline
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.transforms import environments
 
-from hpa_proto.errors import ConfigError
+from hpa_proto.errors import ConfigError, DatasetError
+
+_ABORT_SECONDS = 3.0
+# The progress bar counts for at most one part in this many of the time.
+_COUNTING_REST = 20
+_aborts: list[threading.Timer] = []
+_pipeline_runs = threading.Event()
+# The line of a step's error, as every runner passes it on: the exception's name, its text and Beam's note.
+_STEP_ERROR = re.compile(
+    r"^(?:RuntimeError: )?(?:hpa_proto\.errors\.)?(?P<kind>DatasetError|OSError|\w+(?:FoundError)|PermissionError)"
+    r": (?P<text>.*) \[while running '[^']*'\]",
+    re.MULTILINE,
+)
+_SYSTEM_ERROR = re.compile(r"\[Errno (?P<number>\d+)\] (?P<text>.*): '(?P<path>.*)'")
 
 
 def check_beam_args(beam_args: Sequence[str]) -> None:
@@ -50,12 +65,41 @@ def make_pipeline(beam_args: Sequence[str], *, num_workers: int) -> Pipeline:
     if num_workers == 1:
         return Pipeline(runner=fn_runner.FnApiRunner(), options=PipelineOptions(list(beam_args)))
     _abort_when_a_worker_dies()
-    command = f"{shlex.quote(sys.executable)} -m beam_jobs.local_worker"
+    # Beam starts it through a shell, which is not to stand between the job and its worker.
+    command = f"exec {shlex.quote(sys.executable)} -m beam_jobs.local_worker"
     local_runner = fn_runner.FnApiRunner(
         default_environment=environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
     )
     options = PipelineOptions([*beam_args, f"--direct_num_workers={num_workers}"])
     return Pipeline(runner=local_runner, options=options)
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raises an expected error of a step as itself: a runner makes a RuntimeError with pages of tracebacks of it.
+
+    Around the run of a pipeline. Only in its body does the death of a worker end the job.
+
+    Raises:
+      OSError: a step could not read or write, for want of room, say.
+      DatasetError: a step found a damaged file.
+    """
+    _pipeline_runs.set()
+    try:
+        yield
+    except (DatasetError, OSError, RuntimeError) as error:
+        found = _STEP_ERROR.search(str(error)) or _STEP_ERROR.search(f"{type(error).__name__}: {error}")
+        if found is None:
+            raise
+        if found["kind"] == "DatasetError":
+            raise DatasetError(found["text"]) from error
+        if parts := _SYSTEM_ERROR.fullmatch(found["text"]):
+            raise OSError(int(parts["number"]), parts["text"], parts["path"]) from error
+        raise OSError(found["text"]) from error
+    finally:
+        _pipeline_runs.clear()
+        while _aborts:
+            _aborts.pop().cancel()
 
 
 def _abort_when_a_worker_dies() -> None:
@@ -68,16 +112,23 @@ def _abort_when_a_worker_dies() -> None:
     def hook(arguments: threading.ExceptHookArgs) -> None:
         if not str(arguments.exc_value).startswith("Worker subprocess exited"):
             default_hook(arguments)
-            return
-        print(
-            f"\nerror: {arguments.exc_value} (137 or -9: killed, often for want of memory; try fewer --num_workers); "
-            "run the same command to go on",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
+        elif _pipeline_runs.is_set():
+            # A pipeline that is ending anyway ends its workers, some of them roughly; the job has its own last word then.
+            _aborts.append(threading.Timer(_ABORT_SECONDS, _abort, [str(arguments.exc_value)]))
+            _aborts[-1].daemon = True
+            _aborts[-1].start()
 
     threading.excepthook = hook
+
+
+def _abort(reason: str) -> None:
+    print(
+        f"\nerror: {reason} (137 or -9: killed, often for want of memory; try fewer --num_workers); "
+        "run the same command to go on",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -109,8 +160,12 @@ def progress(label: str, total: int, *, count_done: Callable[[], int], unit: str
         bar.update(max(0, min(total, count_done() - start) - bar.n))
 
     def watch() -> None:
-        while not stop.wait(0.5 if to_terminal else 5):
+        seconds = 0.5 if to_terminal else 5.0
+        while not stop.wait(seconds):
+            begin = time.monotonic()
             update()
+            # Counting takes longer the more is done: tenths of a second a hundred thousand files, minutes in a store.
+            seconds = max(seconds, _COUNTING_REST * (time.monotonic() - begin))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -16,24 +16,31 @@ import apache_beam as beam
 import pandas as pd
 from absl import flags
 
-from beam_jobs import command, runner
+from beam_jobs import command, runner, store_tables
 from beam_jobs.cell_store import DEAD_LETTERS, CellStore, FovRow
-from beam_jobs.fov_reader import BIT_DEPTHS
+from beam_jobs.fov_reader import BIT_DEPTHS, MAX_FOV_PIXELS
 from beam_jobs.fov_source import FovListing, FovRef, find_fovs
 from beam_jobs.segment_fovs import SegmentFovs
 from beam_jobs.segmenters import SEGMENTERS, Segmenter, hpacellseg, label_cell, make_segmenter
+from hpa_proto import folder_lock, storage
 from hpa_proto import labels as hpa_labels
-from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 
 _IMAGES = flags.DEFINE_string("images", None, "Folder, quoted glob, or CSV of paths of the FOVs' images.")
 LABELS = flags.DEFINE_string("labels", None, "CSV with the columns ID and Label (as 8|5|0). Without: a prediction set.")
-_SEGMENTER = flags.DEFINE_enum("segmenter", "watershed", sorted(SEGMENTERS), "How cells are found.")
+_SEGMENTER = flags.DEFINE_enum(
+    "segmenter",
+    "watershed",
+    sorted(SEGMENTERS),
+    "How cells are found: by watershed, from masks that are there, or by HPA-Cell-Segmentation's networks.",
+)
 _MASKS_DIR = flags.DEFINE_string("masks_dir", None, "Folder of <id>_cell.png label maps, for --segmenter=masks.")
 _NUCLEI_WEIGHTS = flags.DEFINE_string(
     "nuclei_weights", None, "Weights from beam_jobs.import_weights, for --segmenter=hpacellseg."
 )
-_CELL_WEIGHTS = flags.DEFINE_string("cell_weights", None, "Likewise, of the cell network.")
+_CELL_WEIGHTS = flags.DEFINE_string(
+    "cell_weights", None, "Weights of the cell network, made likewise, for --segmenter=hpacellseg."
+)
 _DEVICE = flags.DEFINE_string("device", None, "cpu (default), cuda or cuda:<n>, for --segmenter=hpacellseg.")
 _PRECISION = flags.DEFINE_enum(
     "precision",
@@ -50,6 +57,12 @@ _LABELLING = flags.DEFINE_enum(
 _PIXEL_SIZE_UM = flags.DEFINE_float("pixel_size_um", 0.08, "Side of a pixel in micrometres (HPA: 0.08).")
 _BIT_DEPTH = flags.DEFINE_integer(
     "bit_depth", 0, "Bits in use in 16-bit files: 12, 14 or 16; 0: the fewest that hold each FOV's brightest pixel."
+)
+_MAX_FOV_PIXELS = flags.DEFINE_integer(
+    "max_fov_pixels",
+    MAX_FOV_PIXELS,
+    "Height times width of the largest FOV that is read; looked up before decoding.",
+    1,
 )
 _MAX_DEAD_FRACTION = flags.DEFINE_float("max_dead_fraction", 0.0, "Share of FOVs that may fail, 0..1.", 0.0, 1.0)
 
@@ -72,6 +85,7 @@ class SegmentConfig:
     labelling: str | None = None
     pixel_size_um: float = 0.08
     bit_depth: int = 0
+    max_fov_pixels: int = MAX_FOV_PIXELS
     max_dead_fraction: float = 0.0
     num_workers: int = 1
     beam_args: tuple[str, ...] = ()
@@ -150,6 +164,7 @@ def config_from_flags(beam_args: list[str], *, cells_dir: str | None) -> Segment
         labelling=_LABELLING.value,
         pixel_size_um=_PIXEL_SIZE_UM.value,
         bit_depth=_BIT_DEPTH.value,
+        max_fov_pixels=_MAX_FOV_PIXELS.value,
         max_dead_fraction=_MAX_DEAD_FRACTION.value,
         num_workers=command.NUM_WORKERS.value,
         beam_args=tuple(beam_args),
@@ -160,11 +175,17 @@ def run(config: SegmentConfig) -> SegmentResult:
     """Runs the job.
 
     Raises:
-      ConfigError: an input or an option that cannot work; no pixel has been read.
+      ConfigError: an input or an option that cannot work, or another job is at work in the store; no pixel has been read.
     """
-    start = time.monotonic()
     segmenter = config.make_segmenter()
     listing = find_fovs(config.images, config.labels)
+    store_tables.check_extra_columns(name for extra in listing.extra_columns.values() for name in extra)
+    with folder_lock.hold(config.cells_dir):
+        return _segment(config, segmenter, listing)
+
+
+def _segment(config: SegmentConfig, segmenter: Segmenter, listing: FovListing) -> SegmentResult:
+    start = time.monotonic()
     store = CellStore.create(config.cells_dir, _store_config(config, segmenter))
     labels = {fov.fov_id: hpa_labels.format_label_set(fov.labels or ()) for fov in listing.fovs}
     finished = store.finished_fovs(labels)
@@ -172,8 +193,15 @@ def run(config: SegmentConfig) -> SegmentResult:
     store.remove_temporary_files()
     store.clear_notes(fov.fov_id for fov in pending)
     if pending:
-        transform = SegmentFovs(store, segmenter, pixel_size_um=config.pixel_size_um, bit_depth=config.bit_depth)
+        transform = SegmentFovs(
+            store,
+            segmenter,
+            pixel_size_um=config.pixel_size_um,
+            bit_depth=config.bit_depth,
+            max_fov_pixels=config.max_fov_pixels,
+        )
         with (
+            runner.plain_errors(),
             runner.progress("segment", len(pending), count_done=store.count_notes, unit="FOV"),
             runner.make_pipeline(config.beam_args, num_workers=config.num_workers) as pipeline,
         ):

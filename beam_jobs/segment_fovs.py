@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from beam_jobs import cutting, fov_overview, fov_quality, worker_setup
+from beam_jobs import cutting, fov_overview, fov_quality, near_duplicates, worker_setup
 from beam_jobs.cell_store import CellStore, FovRow
-from beam_jobs.fov_reader import FovImage, read_fov
+from beam_jobs.fov_reader import MAX_FOV_PIXELS, FovImage, read_fov
 from beam_jobs.fov_source import FovRef
 from beam_jobs.segmenters import Segmentation, Segmenter
 from hpa_proto import labels as hpa_labels
@@ -25,9 +25,20 @@ class SegmentFovs(beam.PTransform):
     """Reads, segments, cuts and measures FOVs and writes their cells: PCollection[FovRef] -> PCollection[FovRow].
 
     A FOV that cannot be used becomes a row with its error; anything but FovError is a bug and fails the job.
+
+    Attributes:
+      do_fn: what is done with each, for whoever has no pipeline.
     """
 
-    def __init__(self, store: CellStore, segmenter: Segmenter, *, pixel_size_um: float, bit_depth: int = 0):
+    def __init__(
+        self,
+        store: CellStore,
+        segmenter: Segmenter,
+        *,
+        pixel_size_um: float,
+        bit_depth: int = 0,
+        max_fov_pixels: int = MAX_FOV_PIXELS,
+    ):
         """Sets the step up.
 
         Args:
@@ -35,21 +46,27 @@ class SegmentFovs(beam.PTransform):
           segmenter: finds the cells.
           pixel_size_um: side of a pixel.
           bit_depth: bits in use in 16-bit files; 0: found for each FOV.
+          max_fov_pixels: height times width of the largest FOV that is read.
         """
         super().__init__()
-        self._do_fn = _SegmentFov(store, segmenter, pixel_size_um=pixel_size_um, bit_depth=bit_depth)
+        self.do_fn = _SegmentFov(
+            store, segmenter, pixel_size_um=pixel_size_um, bit_depth=bit_depth, max_fov_pixels=max_fov_pixels
+        )
 
     def expand(self, fovs: beam.PCollection) -> beam.PCollection:
         """Builds the step."""
-        return fovs | "Segment" >> beam.ParDo(self._do_fn)
+        return fovs | "Segment" >> beam.ParDo(self.do_fn)
 
 
 class _SegmentFov(beam.DoFn):
-    def __init__(self, store: CellStore, segmenter: Segmenter, *, pixel_size_um: float, bit_depth: int):
+    def __init__(
+        self, store: CellStore, segmenter: Segmenter, *, pixel_size_um: float, bit_depth: int, max_fov_pixels: int
+    ):
         self._store = store
         self._segmenter = segmenter
         self._pixel_size_um = pixel_size_um
         self._bit_depth = bit_depth
+        self._max_fov_pixels = max_fov_pixels
         self._fovs_segmented = Metrics.counter(METRICS_NAMESPACE, "fovs_segmented")
         self._fovs_failed = Metrics.counter(METRICS_NAMESPACE, "fovs_failed")
         self._cells_written = Metrics.counter(METRICS_NAMESPACE, "cells_written")
@@ -77,7 +94,7 @@ class _SegmentFov(beam.DoFn):
                 "read", "no_label", f"fov {fov.fov_id}: not in the label file; add its row or remove its images"
             )
         start = time.monotonic()
-        image = read_fov(fov, bit_depth=self._bit_depth)
+        image = read_fov(fov, bit_depth=self._bit_depth, max_pixels=self._max_fov_pixels)
         read = time.monotonic()
         row = dataclasses.replace(
             row,
@@ -85,6 +102,7 @@ class _SegmentFov(beam.DoFn):
             width_px=image.pixels.shape[1],
             bit_depth=image.bit_depth,
             input_bytes=image.input_bytes,
+            perceptual_hash=near_duplicates.perceptual_hash(image.pixels),
             read_msec=round(1000 * (read - start)),
         )
         try:

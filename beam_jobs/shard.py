@@ -11,6 +11,15 @@ What would come of it, by class and reason, without a pixel read or a file of th
 
     python -m beam_jobs.shard --cells_dir=cells --dry_run --dry_run_out=plan.png --max_cells_per_class=4500
 
+Folds for cross-validation, FOV by FOV, that `trainer.train --fold=0 --num_folds=5` reads:
+
+    python -m beam_jobs.shard --cells_dir=cells --data_dir=dataset-folds --num_folds=5
+
+Labels of single cells in the place of their FOV's, in the same folds:
+
+    python -m beam_jobs.shard --cells_dir=cells --data_dir=dataset-relabelled --label_scope=all --num_folds=5 \
+        --splits_of=dataset-folds --cell_labels=relabelled/cell_labels.parquet
+
 Stopped in the middle? The same command goes on. Flags of Apache Beam may follow, as --runner=FlinkRunner.
 """
 
@@ -20,15 +29,16 @@ import sys
 
 from absl import flags
 
-from beam_jobs import command, dataset_job, dry_run, exclusions, runner
+from beam_jobs import command, dataset_job, dry_run, exclusions, near_duplicates, runner
 from beam_jobs.dataset_job import ShardConfig
 from beam_jobs.dry_run import DryRunConfig
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import DEFAULT_SPLITS, PlanConfig
 from hpa_proto import schema
 from hpa_proto.errors import ConfigError
+from hpa_proto.redaction import redact
 
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces a data set that was made with other flags.")
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Only says what would be kept, dropped, capped and split; writes no data set."
@@ -48,12 +58,19 @@ _DROP_CLASSES = flags.DEFINE_list("drop_classes", [], "Classes out of scope, num
 _EXCLUDE = flags.DEFINE_string(
     "exclude", None, "File of ids of cells to leave out: one a line, or CSV with a column cell_id."
 )
+_CELL_LABELS = flags.DEFINE_string(
+    "cell_labels",
+    None,
+    "CSV or Parquet with cell_id and labels, which count in the place of the FOV's (trainer.relabel).",
+)
 _MIN_CELLS = flags.DEFINE_integer("min_cells_per_class", 0, "A class with fewer cells is out (old project: 1000).", 0)
 _MAX_CELLS = flags.DEFINE_integer(
     "max_cells_per_class", None, "Cap of a class, spread evenly over its FOVs (old project: 4500).", 1
 )
 _MIN_PNG = flags.DEFINE_integer("min_green_png_bytes", None, "Least PNG size of the green crop (old project: 4096).", 0)
-_MAX_PNG = flags.DEFINE_integer("max_green_png_bytes", None, "Greatest such size (old project: 1048576).", 1)
+_MAX_PNG = flags.DEFINE_integer(
+    "max_green_png_bytes", None, "Greatest PNG size of the green crop (old project: 1048576).", 1
+)
 _DROP_BORDER = flags.DEFINE_bool("drop_border_cells", False, "Drops cells that the FOV's border cuts.")
 _DROP_NO_NUCLEUS = flags.DEFINE_bool("drop_without_nucleus", False, "Drops cells without a nucleus.")
 _MAX_NUCLEI = flags.DEFINE_integer("max_nuclei", None, "Greatest number of nuclei in a cell.", 1)
@@ -63,8 +80,19 @@ _MIN_AREA = flags.DEFINE_float("min_area_um2", None, "Least area of a cell, squa
 _MAX_AREA = flags.DEFINE_float("max_area_um2", None, "Greatest area of a cell, square micrometres.", 0)
 _MIN_GREEN_SNR = flags.DEFINE_float("min_green_snr", None, "Least signal over background of the protein channel.", 0)
 
+_DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicate_fovs", False, "Keeps one of near-identical FOVs.")
+_DUPLICATE_BITS = flags.DEFINE_integer(
+    "duplicate_bits",
+    near_duplicates.DEFAULT_MAX_BITS,
+    "FOVs whose perceptual hashes differ in at most so many of 256 bits are near-identical and share a split; 0: none are.",
+    0,
+)
+
 # Which split, which shard.
 _SPLITS = flags.DEFINE_list("splits", None, "Splits and weights; default train=12,validation=3,test=1 or predict=1.")
+_NUM_FOLDS = flags.DEFINE_integer(
+    "num_folds", None, "Folds of equal weight for cross-validation, instead of --splits: fold0, fold1, ...", 2
+)
 _GROUP_COLUMN = flags.DEFINE_string("group_column", "fov_id", "Cells with equal values here share a split.")
 _SPLITS_OF = flags.DEFINE_string("splits_of", None, "Data set whose FOVs keep the split they have there.")
 _CELLS_PER_SHARD = flags.DEFINE_integer("cells_per_shard", 1024, "Greatest number of cells in a shard.", 1)
@@ -105,10 +133,11 @@ def config_from_flags(
             keep_aspect_ratio=_KEEP_ASPECT.value,
         ),
         splits_of=_SPLITS_OF.value,
+        cell_labels=_CELL_LABELS.value,
         overwrite=_OVERWRITE.value,
         num_workers=command.NUM_WORKERS.value,
         beam_args=tuple(beam_args),
-        command_line=tuple(sys.argv[1:]),
+        command_line=tuple(redact(argument) for argument in sys.argv[1:]),
     )
 
 
@@ -126,16 +155,16 @@ def dry_run_from_flags(
         cells_dir=command.required("cells_dir", cells_dir),
         plan=_plan_from_flags(default_label_scope),
         splits_of=_SPLITS_OF.value,
+        cell_labels=_CELL_LABELS.value,
         picture_path=_DRY_RUN_OUT.value,
     )
 
 
 def _plan_from_flags(default_label_scope: str) -> PlanConfig:
     label_scope = _LABEL_SCOPE.value or default_label_scope
-    splits = DEFAULT_SPLITS[label_scope] if _SPLITS.value is None else command.parse_pairs("splits", _SPLITS.value)
     return PlanConfig(
         label_scope=label_scope,
-        splits=splits,
+        splits=_splits_from_flags(label_scope),
         exclude=exclusions.read_exclusions(_EXCLUDE.value) if _EXCLUDE.value else (),
         min_green_png_bytes=_MIN_PNG.value,
         max_green_png_bytes=_MAX_PNG.value,
@@ -151,11 +180,28 @@ def _plan_from_flags(default_label_scope: str) -> PlanConfig:
         drop_classes=tuple(_DROP_CLASSES.value),
         min_cells_per_class=_MIN_CELLS.value,
         max_cells_per_class=_MAX_CELLS.value,
+        duplicate_bits=_DUPLICATE_BITS.value,
+        drop_duplicate_fovs=_DROP_DUPLICATES.value,
         group_column=_GROUP_COLUMN.value,
         cells_per_shard=_CELLS_PER_SHARD.value,
         shards=command.to_counts("shards", command.parse_pairs("shards", _SHARDS.value)),
         seed=_SEED.value,
     )
+
+
+def _splits_from_flags(label_scope: str) -> tuple[tuple[str, float], ...]:
+    if _NUM_FOLDS.value is None:
+        return DEFAULT_SPLITS[label_scope] if _SPLITS.value is None else command.parse_pairs("splits", _SPLITS.value)
+    if _SPLITS.value is not None:
+        raise ConfigError(
+            f"--num_folds={_NUM_FOLDS.value} makes splits of its own, fold0 to {schema.fold_name(_NUM_FOLDS.value - 1)}: "
+            "leave --splits out"
+        )
+    if label_scope == "unlabelled":
+        raise ConfigError(
+            "--num_folds is for training in turn on all folds but one; cells without labels teach nothing"
+        )
+    return tuple((schema.fold_name(fold), 1.0) for fold in range(_NUM_FOLDS.value))
 
 
 def main(beam_args: list[str]) -> None:

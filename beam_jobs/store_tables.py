@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from beam_jobs import fov_quality, measurements
 from hpa_proto import cells_pb2, records
 from hpa_proto import labels as hpa_labels
-from hpa_proto.errors import FovError
+from hpa_proto.errors import ConfigError, FovError
 
 # What a FOV's file holds of each cell; `fov_quality.FLAG_TYPES` are added to the whole table.
 CELL_COLUMNS = {
@@ -47,6 +47,7 @@ class FovRow:
       num_cells: cells in the store.
       num_bytes: size of its file of cells.
       input_bytes: size of its images, by which a later job notices that they have been replaced.
+      perceptual_hash: of `near_duplicates`, by which the same picture is found under another id; "" if not read.
       read_msec: time to read and decode.
       segment_msec: time to segment.
       store_msec: time to cut, measure and write.
@@ -65,6 +66,7 @@ class FovRow:
     num_cells: int = 0
     num_bytes: int = 0
     input_bytes: int = 0
+    perceptual_hash: str = ""
     read_msec: int = 0
     segment_msec: int = 0
     store_msec: int = 0
@@ -77,6 +79,19 @@ class FovRow:
     def with_error(self, error: FovError) -> FovRow:
         """Returns the row of a FOV that failed."""
         return dataclasses.replace(self, error_stage=error.stage, error_reason=error.reason, error_detail=error.detail)
+
+
+def check_extra_columns(names: Iterable[str]) -> None:
+    """Checks that no further column of a label file has the name of a column that the tables have themselves.
+
+    Raises:
+      ConfigError: one has; it would say, for instance, which file a cell is read from.
+    """
+    own = {*CELL_COLUMNS, *fov_quality.FLAG_TYPES, *fov_quality.QUALITY_TYPES, *FovRow.__dataclass_fields__}
+    if taken := sorted(own.intersection(names)):
+        raise ConfigError(
+            f"the label file has a column {taken[0]!r}, which the cell store's tables have too: call it otherwise"
+        )
 
 
 def fov_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

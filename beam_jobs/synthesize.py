@@ -10,6 +10,10 @@ Writes, for the FOV ids sim-00000, sim-00001, ...:
     <out_dir>/cell_labels.csv                               ID,Label: what each cell (<fov_id>_<cell_index>) truly shows
 
 The same flags write the same bytes, with any number of workers.
+
+Labels of FOVs are weak: with --weak_label_share=0.3 that share of cells lacks its FOV's label (of several, some of them), as
+single cells vary; a cell left with none looks Negative. A cell store of --segmenter=masks --masks_dir=<out_dir>/masks has the
+ids of cell_labels.csv: `beam_jobs.shard --cell_labels=<out_dir>/cell_labels.csv` then writes a data set with the true labels.
 """
 
 from __future__ import annotations
@@ -254,7 +258,7 @@ def _parse_labels(texts: list[str]) -> tuple[int, ...]:
 def define_flags() -> None:
     """Defines the flags; their values go into one SynthesizeConfig."""
     default = SynthesizeConfig(out_dir="")
-    flags.DEFINE_string("out_dir", None, "Folder to write into.")
+    flags.DEFINE_string("out_dir", None, "Folder for images/, masks/ and labels.csv.")
     flags.DEFINE_integer("num_fovs", default.num_fovs, "Number of FOVs.")
     flags.DEFINE_list("labels", list(map(str, default.labels)), "Classes, by number or name; FOVs take them in turn.")
     flags.DEFINE_integer("labels_per_fov_max", default.labels_per_fov_max, "Most labels of one FOV.")
@@ -265,7 +269,7 @@ def define_flags() -> None:
     flags.DEFINE_list("crowding", list(map(str, default.crowding)), "0 = sparse, 1 = closed layer; or least,greatest.")
     flags.DEFINE_integer("bit_depth", default.bit_depth, "8, or 12, 14, 16 in 16-bit files.")
     flags.DEFINE_float("class_skew", default.class_skew, "Each class exp(-skew) as frequent as the one before it.")
-    flags.DEFINE_integer("seed", default.seed, "Seed of everything.")
+    flags.DEFINE_integer("seed", default.seed, "Seed of all random draws: the same seed gives the same FOVs.")
     # --num_workers is of `command`.
 
 

@@ -141,9 +141,9 @@ def write_shard(store: CellStore, task: ShardTask, *, data_dir: str, config: Exa
     info = cells_pb2.ShardInfo(name=task.name, split=task.split, num_examples=len(rows))
     counts: Counter[int] = Counter()
     digest = hashlib.sha256()
+    cells = store.read_cells(list(zip(rows["file"], rows["offset_bytes"], rows["length_bytes"], strict=True)))
     with storage.create(storage.join(data_dir, task.name)) as file:
-        for row in rows.itertuples():
-            cell = store.read_cell(row.file, offset_bytes=row.offset_bytes, length_bytes=row.length_bytes)
+        for row, cell in zip(rows.itertuples(), cells, strict=True):
             labels = hpa_labels.parse_label_set(row.example_labels)
             frame = records.frame_record(examples.make_example(cell, labels, config))
             file.write(frame)

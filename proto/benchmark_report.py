@@ -17,6 +17,7 @@ from typing import Any
 from hpa_proto import storage
 from hpa_proto.benchmarking import Figure, num_cores
 from hpa_proto.errors import ConfigError
+from hpa_proto.redaction import redact
 
 _PACKAGES = (
     "numpy",
@@ -55,7 +56,7 @@ def describe_run(command: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         "machine": _machine(),
         "load_average": round(os.getloadavg()[0], 1),
         "versions": {"python": platform.python_version(), **_versions()},
-        "flags": dict(flags),
+        "flags": {name: redact(value) if isinstance(value, str) else value for name, value in flags.items()},
     }
 
 
@@ -156,7 +157,7 @@ def format_result(result: Result) -> str:
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
         "",
-        "Flags: " + ", ".join(f"{name}={value}" for name, value in about["flags"].items()),
+        "Flags: " + " ".join(f"--{name}={_flag(value)}" for name, value in about["flags"].items() if value is not None),
         "",
         format_table(result.figures),
     ]
@@ -178,6 +179,10 @@ def format_table(figures: tuple[Figure, ...]) -> str:
             f"| {figure.unit} | {_cpu(figure)} | {_aim(figure)} |"
         )
     return "\n".join(lines)
+
+
+def _flag(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _number(value: float) -> str:

@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
@@ -79,12 +80,14 @@ class Ratio:
       variant: the one.
       against: the other.
       at_least: what is aimed at.
+      at_most: likewise, of a ratio that says how much longer the other takes.
     """
 
     name: str
     variant: str
     against: str
     at_least: float | None = None
+    at_most: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Suite(abc.ABC):
       reads_as: "rate" (units a second) or "time" (seconds a unit).
       warm_ups: calls of each variant before the first round: compilation, imports, fresh memory.
       settle_sec: untimed work before each timing, so that buffers have their usual filling and workers run.
+      at_most: greatest values aimed at, by variant.
       notes: what could not be measured and what a reader must know; filled by `prepare`.
     """
 
@@ -121,6 +125,7 @@ class Suite(abc.ABC):
     reads_as: ClassVar[str] = "rate"
     warm_ups: ClassVar[int] = 1
     settle_sec: ClassVar[float] = 0.0
+    at_most: ClassVar[Mapping[str, float]] = types.MappingProxyType({})
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -199,7 +204,8 @@ def run_suite(suite: Suite, *, folder: str, repeats: int, round_sec: float) -> l
         rounds: dict[str, list[Round]] = {name: [] for name in works}
         for number in range(repeats):
             for name in sorted(works, key=list(works).index, reverse=number % 2 == 1):
-                rounds[name].append(_time(works[name], settle_sec=suite.settle_sec, round_sec=round_sec))
+                length_sec = max(round_sec, _ONCE)
+                rounds[name].append(_time(works[name], settle_sec=suite.settle_sec, round_sec=length_sec))
         figures = [_figure(suite, name, rounds[name]) for name in works]
         figures += [_ratio_figure(suite, ratio, rounds) for ratio in suite.ratios()]
         return [*figures, *suite.own_figures()]
@@ -245,7 +251,7 @@ def _figure(suite: Suite, name: str, rounds: Sequence[Round]) -> Figure:
     values = tuple(r.num_units / r.wall_sec if is_rate else r.wall_sec / r.num_units for r in rounds)
     cpu = tuple(1000 * r.cpu_sec / r.num_units for r in rounds)
     unit = f"{suite.unit}s/s" if is_rate else f"s/{suite.unit}"
-    return Figure(suite.name, name, unit, values, cpu, less_is_better=not is_rate)
+    return Figure(suite.name, name, unit, values, cpu, at_most=suite.at_most.get(name), less_is_better=not is_rate)
 
 
 def _ratio_figure(suite: Suite, ratio: Ratio, rounds: Mapping[str, Sequence[Round]]) -> Figure:
@@ -253,7 +259,8 @@ def _ratio_figure(suite: Suite, ratio: Ratio, rounds: Mapping[str, Sequence[Roun
     values = tuple((a.num_units / a.wall_sec) / (b.num_units / b.wall_sec) for a, b in pairs)
     # Work of microseconds may take no CPU time that the clock sees.
     cpu = tuple((b.cpu_sec / b.num_units) / (a.cpu_sec / a.num_units) for a, b in pairs if a.cpu_sec > 0)
-    return Figure(suite.name, ratio.name, "x", values, cpu, at_least=ratio.at_least)
+    aims = {"at_least": ratio.at_least, "at_most": ratio.at_most, "less_is_better": ratio.at_most is not None}
+    return Figure(suite.name, ratio.name, "x", values, cpu, **aims)
 
 
 def num_cores() -> int:

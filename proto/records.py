@@ -17,6 +17,7 @@ from hpa_proto.errors import DatasetError
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 FRAME_BYTES = _HEADER.size + _FOOTER.size
+_PIECE_BYTES = 16 << 20
 
 
 def _masked_crc(data: bytes) -> int:
@@ -59,6 +60,18 @@ def unframe_record(frame: bytes, *, path: str, offset: int) -> bytes:
     return data
 
 
+def read_up_to(file: BinaryIO, num_bytes: int) -> bytes:
+    """Reads so many bytes, or what is left of the file.
+
+    In pieces: the memory for a made-up length must not be taken before the file shows that it has so much.
+    """
+    pieces = []
+    while num_bytes > 0 and (piece := file.read(min(num_bytes, _PIECE_BYTES))):
+        pieces.append(piece)
+        num_bytes -= len(piece)
+    return b"".join(pieces)
+
+
 def read_records(file: BinaryIO, *, path: str) -> Iterator[tuple[int, bytes]]:
     """Reads a TFRecord file from its start.
 
@@ -80,6 +93,6 @@ def read_records(file: BinaryIO, *, path: str) -> Iterator[tuple[int, bytes]]:
         # Before the length is believed: an altered one may ask for exabytes.
         if _masked_crc(header[:8]) != length_crc:
             raise DatasetError(f"{path}: corrupt record length at byte {offset} (CRC32C does not match)")
-        frame = header + file.read(length + _FOOTER.size)
+        frame = header + read_up_to(file, length + _FOOTER.size)
         yield offset, unframe_record(frame, path=path, offset=offset)
         offset += len(frame)

@@ -19,6 +19,8 @@ _SVG_STYLE = {
     # Without these the ids in the file are random and letters depend on the viewer's fonts.
     "svg.hashsalt": "report",
     "svg.fonttype": "path",
+    # A name with dollar signs is a name, no formula.
+    "text.parse_math": False,
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

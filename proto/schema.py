@@ -7,12 +7,13 @@ names, counts and checksums from it and never list a folder.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+import itertools
+import re
+from collections.abc import Iterable, Sequence
 
 from google.protobuf import json_format
 
-from hpa_proto import cells_pb2
+from hpa_proto import cells_pb2, labels
 from hpa_proto.errors import ConfigError, DatasetError
 
 # Order of the planes everywhere in this project. Index channels by name, never by number.
@@ -28,9 +29,16 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 PLAN_NAME = "plan.parquet"
 REPORT_NAME = "report.html"
+# Metadata of a Parquet file of cell labels: how they came about, as a JSON object.
+CELL_LABELS_KEY = b"hpa_cell_labels"
 
 IMAGE_FORMATS: tuple[str, ...] = ("jpeg-planes", "png", "raw")
 LABEL_SCOPES: tuple[str, ...] = ("single", "all", "unlabelled")
+
+# No path, URL, drive, home folder or pattern can be written with these.
+_FILE_NAME = re.compile(r"\w[\w.-]{0,254}")
+# int32: counts of several splits are added up.
+_MAX_EXAMPLES = (1 << 31) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +85,27 @@ def shard_name(split: str, index: int, num_shards: int) -> str:
     return f"{split}-{index:05d}-of-{num_shards:05d}.tfrecord"
 
 
+def is_file_name(name: str) -> bool:
+    """True for the plain name of a file: letters, digits, '_', '.' and '-', no part of a path."""
+    return _FILE_NAME.fullmatch(name) is not None
+
+
+def check_classes(classes: Iterable[tuple[int, str]]) -> None:
+    """Checks the classes of a data set or a model: (Kaggle's number, name) each.
+
+    Raises:
+      ValueError: a number that is no label or stands twice; a name that is empty, not printable, or would be taken for a
+        formula by a spreadsheet that opens one of the tables.
+    """
+    seen = set()
+    for label, name in classes:
+        if not 0 <= label < labels.NUM_LABELS or label in seen:
+            raise ValueError(f"class {label} is no label from 0 to {labels.NUM_LABELS - 1}, or stands twice")
+        if not name or not name.isprintable() or name[0] in "=+-@":
+            raise ValueError(f"class {label} is called {name!r}: empty, not printable, or begins as a formula")
+        seen.add(label)
+
+
 def format_manifest(manifest: cells_pb2.DatasetManifest) -> str:
     """Writes a manifest as proto3 JSON with sorted keys, so that equal manifests are equal texts."""
     text = json_format.MessageToJson(
@@ -85,11 +114,11 @@ def format_manifest(manifest: cells_pb2.DatasetManifest) -> str:
     return text + "\n"
 
 
-def parse_manifest(text: str, *, source: str) -> cells_pb2.DatasetManifest:
+def parse_manifest(text: str | bytes, *, source: str) -> cells_pb2.DatasetManifest:
     """Reads and checks a manifest.
 
     Args:
-      text: proto3 JSON.
+      text: proto3 JSON; bytes are UTF-8.
       source: where the text came from, for the error.
 
     Raises:
@@ -98,44 +127,86 @@ def parse_manifest(text: str, *, source: str) -> cells_pb2.DatasetManifest:
     """
     try:
         manifest = json_format.Parse(text, cells_pb2.DatasetManifest(), ignore_unknown_fields=True)
-    except json_format.ParseError as error:
+    # RecursionError: lists within lists without end.
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(f"{source}: not a manifest: {error}") from error
     if manifest.schema_version != SCHEMA_VERSION:
         raise DatasetError(
             f"{source}: schema version {manifest.schema_version}, this program reads {SCHEMA_VERSION}; "
             "write the data set again with `python -m beam_jobs.shard`"
         )
+    try:
+        check_classes((each.label, each.name) for each in manifest.classes)
+    except ValueError as error:
+        raise DatasetError(f"{source}: {error}") from error
     _check_shards(manifest, source)
     return manifest
 
 
 def _check_shards(manifest: cells_pb2.DatasetManifest, source: str) -> None:
     counted: dict[str, int] = {split.name: 0 for split in manifest.splits}
+    if len(counted) < len(manifest.splits) or not all(is_file_name(name) for name in counted):
+        raise DatasetError(f"{source}: splits {', '.join(map(repr, counted))}: one stands twice, or is no plain name")
     seen = set()
     for shard in manifest.shards:
-        if PurePosixPath(shard.name).name != shard.name or "\\" in shard.name or shard.name in ("", ".", ".."):
+        if not is_file_name(shard.name):
             raise DatasetError(f"{source}: shard name {shard.name!r} is not a plain file name")
         if shard.name in seen:
             raise DatasetError(f"{source}: shard {shard.name} stands twice")
         seen.add(shard.name)
         if shard.split not in counted:
             raise DatasetError(f"{source}: shard {shard.name} is of split {shard.split!r}, which the manifest lacks")
+        if min(shard.num_examples, shard.num_bytes) < 0:
+            raise DatasetError(f"{source}: shard {shard.name} has a number of examples or bytes below 0")
         counted[shard.split] += shard.num_examples
     for split in manifest.splits:
         if counted[split.name] != split.num_examples:
             raise DatasetError(
                 f"{source}: split {split.name} has {split.num_examples} examples, its shards {counted[split.name]}"
             )
+    if sum(counted.values()) > _MAX_EXAMPLES:
+        raise DatasetError(f"{source}: {sum(counted.values())} examples; no data set has more than {_MAX_EXAMPLES}")
+
+
+def split_names(split: str) -> tuple[str, ...]:
+    """Reads the name of a split, or of several that are read as one, as in "fold0+fold2" (TensorFlow Datasets' way)."""
+    return tuple(split.split("+"))
+
+
+def join_splits(names: Sequence[str]) -> str:
+    """Names splits that are read as one; `split_names` turns it back."""
+    return "+".join(names)
 
 
 def split_of(manifest: cells_pb2.DatasetManifest, name: str) -> cells_pb2.SplitInfo:
-    """Returns one split of a manifest.
+    """Returns one split of a manifest, or several as one (`split_names`) with the sums of their counts.
 
     Raises:
-      DatasetError: there is no such split; the text names those there are.
+      DatasetError: there is no such split, or it stands twice; the text names those there are.
     """
-    for split in manifest.splits:
-        if split.name == name:
-            return split
-    names = ", ".join(split.name for split in manifest.splits)
-    raise DatasetError(f"the data set has no split {name!r}; it has {names}")
+    names = split_names(name)
+    by_name = {split.name: split for split in manifest.splits}
+    if unknown := [each for each in names if each not in by_name]:
+        raise DatasetError(f"the data set has no split {unknown[0]!r}; it has {', '.join(by_name)}")
+    if len(names) == 1:
+        return by_name[name]
+    if len(set(names)) < len(names):
+        raise DatasetError(f"split {name!r}: a split stands twice")
+    merged = cells_pb2.SplitInfo(name=name)
+    for split in (by_name[each] for each in names):
+        merged.num_examples += split.num_examples
+        merged.num_fovs += split.num_fovs
+        for label, count in split.num_examples_per_label.items():
+            merged.num_examples_per_label[label] += count
+    return merged
+
+
+def fold_name(fold: int) -> str:
+    """Names the split of a fold of cross-validation: fold0, fold1, ..."""
+    return f"fold{fold}"
+
+
+def count_folds(manifest: cells_pb2.DatasetManifest) -> int:
+    """Counts the folds of a data set: its splits fold0, fold1, ...; 0 where it was not written with folds."""
+    names = {split.name for split in manifest.splits}
+    return next(fold for fold in itertools.count() if fold_name(fold) not in names)

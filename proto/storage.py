@@ -2,10 +2,12 @@
 
 A local file is written under a temporary name, flushed to the disk and renamed: a reader sees the whole file or none. An
 object store shows an object only when its upload is complete, and has no cheap rename: there the name is final at once.
+What speaks to the stores is `object_store`.
 """
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import io
@@ -13,20 +15,20 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Container, Iterable, Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
-import fsspec
 import pandas as pd
-from fsspec.core import url_to_fs
+import pyarrow as pa
 
-from hpa_proto.errors import ConfigError
+from hpa_proto import object_store
+from hpa_proto.errors import DatasetError
 
 # Temporary names are hidden and recognisable, so that a later run can take away what a killed one left.
 _TEMPORARY_MARK = ".tmp-"
+# Of folder_lock: says who works in a folder and is no part of what lies there.
+LOCK_NAME = ".lock"
 _NUM_READERS = 16
-_SPOOL_BYTES = 64 << 20
-_COPY_BYTES = 8 << 20
 
 
 def is_url(path: str) -> bool:
@@ -45,10 +47,7 @@ def open_read(path: str) -> BinaryIO:
     Raises:
       OSError: not there or not readable.
     """
-    if not is_url(path):
-        return open(path, "rb")
-    filesystem, name = open_filesystem(path)
-    return filesystem.open(name, "rb")
+    return object_store.open_read(path) if is_url(path) else open(path, "rb")
 
 
 def read_bytes(path: str) -> bytes:
@@ -57,14 +56,54 @@ def read_bytes(path: str) -> bytes:
     Raises:
       OSError: not there or not readable.
     """
-    with open_read(path) as file:
-        return file.read()
+    if not is_url(path):
+        with open(path, "rb") as file:
+            return file.read()
+    with object_store.opened(path) as (filesystem, name):
+        return filesystem.cat_file(name)
+
+
+def read_range(path: str, *, offset_bytes: int, length_bytes: int) -> bytes:
+    """Reads a part of a file, with one request to a store; fewer bytes where the file ends before.
+
+    Raises:
+      OSError: not there or not readable.
+    """
+    if not is_url(path):
+        with open(path, "rb") as file:
+            file.seek(offset_bytes)
+            return file.read(length_bytes)
+    return object_store.read_range(path, offset_bytes=offset_bytes, length_bytes=length_bytes)
 
 
 def read_many(paths: Iterable[str]) -> Iterator[bytes]:
     """Reads many small files, several at a time, in the order given."""
+    return _run_ahead(read_bytes, ((path,) for path in paths))
+
+
+def read_ranges(ranges: Iterable[tuple[str, int, int]]) -> Iterator[bytes]:
+    """Reads parts of files, (path, offset, length) in bytes, in the order given; from a store several at a time."""
+
+    def read(path: str, offset_bytes: int, length_bytes: int) -> bytes:
+        return read_range(path, offset_bytes=offset_bytes, length_bytes=length_bytes)
+
+    ranges = list(ranges)
+    # A disk answers so fast that threads would only get in the way.
+    if any(is_url(path) for path, _, _ in ranges):
+        return _run_ahead(read, ranges)
+    return (read(*each) for each in ranges)
+
+
+def _run_ahead(function: Callable[..., bytes], arguments: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
+    """Calls a function that waits for a store in several threads, a few results ahead."""
     with concurrent.futures.ThreadPoolExecutor(_NUM_READERS) as pool:
-        yield from pool.map(read_bytes, paths)
+        running: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
+        for each in arguments:
+            running.append(pool.submit(function, *each))
+            if len(running) > _NUM_READERS:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 @contextlib.contextmanager
@@ -75,13 +114,12 @@ def create(path: str) -> Iterator[BinaryIO]:
       OSError: no room, no right, no such place.
     """
     if is_url(path):
-        # The store must not see a file that an error cut short, so it is put together here first.
-        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as file:
+        # Put together here first: fsspec's own files upload on closing even what an error cut short.
+        with tempfile.NamedTemporaryFile() as file:
             yield file
-            file.seek(0)
-            filesystem, name = open_filesystem(path)
-            with filesystem.open(name, "wb") as target:
-                shutil.copyfileobj(file, target, _COPY_BYTES)
+            file.flush()
+            with object_store.opened(path) as (filesystem, name):
+                filesystem.put_file(file.name, name)
         return
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
@@ -92,16 +130,52 @@ def create(path: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(temporary):
             os.remove(temporary)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            # A full disk is an error without a file's name.
+            error.filename = path
         raise
 
 
 def write_bytes(path: str, data: bytes) -> None:
     """Writes a whole file or nothing, as `create`."""
+    if is_url(path):
+        with object_store.opened(path) as (filesystem, name):
+            filesystem.pipe_file(name, data)
+        return
     with create(path) as file:
         file.write(data)
+
+
+def create_new(path: str, data: bytes) -> bool:
+    """Writes a whole file where there is none; False, and nothing is done, where there is one.
+
+    Of two processes that try, one wins, but for object stores that cannot create a file "if absent".
+
+    Raises:
+      OSError: no room, no right, no such place.
+    """
+    if is_url(path):
+        return object_store.create_new(path, data)
+    temporary = os.path.join(os.path.dirname(path), f"{_TEMPORARY_MARK}{uuid.uuid4().hex}")
+    write_bytes(temporary, data)
+    try:
+        # Unlike a rename, a link never replaces a file, and unlike an exclusive open it shows the content at once.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        # No hard links here.
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+    finally:
+        os.remove(temporary)
+    return True
 
 
 def write_text(path: str, text: str) -> None:
@@ -114,9 +188,21 @@ def read_text(path: str) -> str:
     return read_bytes(path).decode("utf-8")
 
 
-def read_table(path: str) -> pd.DataFrame:
-    """Reads a Parquet file."""
-    return pd.read_parquet(io.BytesIO(read_bytes(path)))
+def read_table(path: str, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Reads a Parquet file, or the columns of it that are named.
+
+    Raises:
+      OSError: not there or not readable.
+      DatasetError: damaged, or without one of the columns.
+    """
+    data = read_bytes(path)
+    try:
+        table = pd.read_parquet(io.BytesIO(data), columns=None if columns is None else list(columns))
+        # By the file's own word, pandas may make a column the index.
+        return table if columns is None else table[list(columns)]
+    # The bytes are there: an OSError of pyarrow's is damage too.
+    except (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise DatasetError(f"{path}: not a readable table: {error}") from error
 
 
 def write_table(path: str, table: pd.DataFrame) -> None:
@@ -130,36 +216,33 @@ def exists(path: str) -> bool:
     """True where a file or folder is."""
     if not is_url(path):
         return os.path.exists(path)
-    filesystem, name = open_filesystem(path)
-    return filesystem.exists(name)
+    with object_store.opened(path) as (filesystem, name):
+        return filesystem.exists(name)
 
 
 def size(path: str) -> int | None:
     """Size of a file in bytes; None where there is none."""
-    if not exists(path):
+    try:
+        return object_store.find_info(path)["size"] if is_url(path) else os.path.getsize(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    if is_url(path):
-        filesystem, name = open_filesystem(path)
-        return filesystem.size(name)
-    return os.path.getsize(path)
 
 
 def remove(path: str) -> None:
     """Removes a file; nothing happens where there is none."""
-    if is_url(path):
-        filesystem, name = open_filesystem(path)
-        if filesystem.exists(name):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not is_url(path):
+            os.remove(path)
+            return
+        with object_store.opened(path) as (filesystem, name):
             filesystem.rm_file(name)
-    elif os.path.exists(path):
-        os.remove(path)
 
 
 def remove_folder(folder: str, *, keep: Container[str] = ()) -> None:
     """Removes the files below a folder but for those named, and the folder itself when nothing is kept."""
     names = _walk(folder)
-    for name in names:
-        if name not in keep:
-            remove(join(folder, name))
+    with concurrent.futures.ThreadPoolExecutor(_NUM_READERS if is_url(folder) else 1) as pool:
+        list(pool.map(remove, (join(folder, name) for name in names if name not in keep)))
     if not is_url(folder) and not any(name in keep for name in names):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -167,9 +250,10 @@ def remove_folder(folder: str, *, keep: Container[str] = ()) -> None:
 def list_files(folder: str) -> list[str]:
     """Lists all files below a folder, sorted, as paths relative to it; a folder that is not there has none.
 
-    Temporary names are left out.
+    Temporary names are left out, and locks.
     """
-    return [name for name in _walk(folder) if not os.path.basename(name).startswith(_TEMPORARY_MARK)]
+    names = ((name, os.path.basename(name)) for name in _walk(folder))
+    return [name for name, last in names if last != LOCK_NAME and not last.startswith(_TEMPORARY_MARK)]
 
 
 def remove_temporary_files(folder: str) -> int:
@@ -180,29 +264,9 @@ def remove_temporary_files(folder: str) -> int:
     return len(stray)
 
 
-def open_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Opens the file system of a URL.
-
-    Raises:
-      ConfigError: nothing here speaks its protocol.
-    """
-    try:
-        filesystem, name = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"{url}: {error}; pip install 'hpa-single-cell[s3]' or [gs] brings s3:// and gs://"
-        ) from error
-    # Listings are kept by the process that made them, and other processes write meanwhile.
-    filesystem.invalidate_cache()
-    return filesystem, name
-
-
 def _walk(folder: str) -> list[str]:
     if is_url(folder):
-        filesystem, root = open_filesystem(folder)
-        if not filesystem.exists(root):
-            return []
-        return sorted(name.removeprefix(root).lstrip("/") for name in filesystem.find(root))
+        return object_store.walk(folder)
     found = []
     for parent, _, names in os.walk(folder):
         relative = os.path.relpath(parent, folder)

@@ -3,6 +3,9 @@
     page = browser.open_page(path, tmp_path)
     browser.check_page(page)
 
+    with browser.visit(path, tmp_path) as visit:  # to click, type and download
+        visit.click("#download")
+
 It speaks the DevTools protocol (https://chromedevtools.github.io/devtools-protocol/) through Chromium's debugging pipe: JSON
 messages that end in a zero byte, on the browser's file descriptors 3 and 4. The page stays as it is.
 """
@@ -98,7 +101,18 @@ def open_page(path: Path, tmp_path: Path, *, width: int = 1200, screenshot: Path
       width: of the window, px.
       screenshot: PNG to write, of the whole page.
     """
+    with visit(path, tmp_path, width=width) as visited:
+        if screenshot is not None:
+            screenshot.write_bytes(visited.screenshot())
+        return visited.inspect()
+
+
+@contextlib.contextmanager
+def visit(path: Path, tmp_path: Path, *, width: int = 1200) -> Iterator[Visit]:
+    """Opens a page as `open_page` and keeps it open; a later visit with the same `tmp_path` is by the same reader."""
     with _start(tmp_path) as browser:
+        downloads = tmp_path / "downloads"
+        browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads), eventsEnabled=True)
         target = browser.call("Target.createTarget", url="about:blank")["targetId"]
         browser.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -107,23 +121,120 @@ def open_page(path: Path, tmp_path: Path, *, width: int = 1200, screenshot: Path
         address = path.absolute().as_uri()
         browser.call("Page.navigate", url=address)
         browser.wait_for("Page.loadEventFired")
-        answer = browser.call("Runtime.evaluate", expression=_INSPECT, awaitPromise=True, returnByValue=True)
-        if screenshot is not None:
-            picture = browser.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-            screenshot.write_bytes(base64.b64decode(picture))
-        found = answer["result"]["value"]
+        yield Visit(browser, address, downloads)
+
+
+@dataclasses.dataclass
+class Visit:
+    """A page that is open, and a reader with mouse and keyboard."""
+
+    _browser: _Browser
+    _address: str
+    _downloads: Path
+
+    def inspect(self) -> Page:
+        """Looks at the page as it is now."""
+        found = self.run(_INSPECT)
+        events = self._browser.events
+        requests = (url for url in _requests(events) if url != self._address and not url.startswith("data:"))
         return Page(
-            console=tuple(_messages(browser.events)),
-            requests=tuple(url for url in _requests(browser.events) if url != address and not url.startswith("data:")),
+            console=tuple(_messages(events)),
+            requests=tuple(requests),
             images=tuple(Image(**image) for image in found.pop("images")),
             **found,
         )
 
+    def run(self, script: str) -> Any:
+        """Runs a script in the page and returns its value, or what its promise comes to."""
+        answer = self._browser.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
-def check_page(page: Page) -> None:
-    """Asserts what holds for every page: silent console, no request, every picture loads and shows, no sideways scroll."""
+    def click(self, selector: str) -> None:
+        """Clicks the middle of the first element that a CSS selector finds."""
+        self._scroll_to(selector)
+        x, y, width, height = self.box(selector)
+        at = {"x": x + width / 2, "y": y + height / 2, "button": "left", "clickCount": 1}
+        self._browser.call("Input.dispatchMouseEvent", type="mousePressed", **at)
+        self._browser.call("Input.dispatchMouseEvent", type="mouseReleased", **at)
+        self._settle()
+
+    def press(self, key: str) -> None:
+        """Presses a key: Tab, Enter, ArrowRight, ..., or a letter."""
+        code = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39}.get(key, ord(key[0]))
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        named = {"key": key, "windowsVirtualKeyCode": code}
+        self._browser.call("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
+        self._browser.call("Input.dispatchKeyEvent", type="keyUp", **named)
+
+    def choose(self, selector: str, value: str) -> None:
+        """Sets a field, as by choosing or typing."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.run(
+            f"{element}.value = {json.dumps(value)}; {element}.dispatchEvent(new Event('input', {{bubbles: true}}))"
+        )
+
+    def text(self, selector: str) -> str:
+        """Returns what a reader sees of an element."""
+        return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
+
+    def box(self, selector: str) -> tuple[float, float, float, float]:
+        """Returns where in the window an element is: left, top, width and height, px."""
+        return tuple(
+            self.run(
+                f"(({{left, top, width, height}}) => [left, top, width, height])"
+                f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+            )
+        )
+
+    def screenshot(self, selector: str = "") -> bytes:
+        """Returns a PNG of the whole page, or of one element."""
+        options: dict[str, Any] = {"captureBeyondViewport": True}
+        if selector:
+            self._scroll_to(selector)
+            x, y, width, height = self.box(selector)
+            clip = {"x": x, "y": y + self.run("scrollY"), "width": width, "height": height, "scale": 1}
+            options = {"clip": clip}
+        return base64.b64decode(self._browser.call("Page.captureScreenshot", **options)["data"])
+
+    def download(self, selector: str) -> Path:
+        """Clicks what starts a download and returns the file, under the name that the page gives it."""
+        before = len(self._finished_downloads())
+        self.click(selector)
+        while len(self._finished_downloads()) == before:
+            self._browser.read()
+        begun = [event["params"] for event in self._browser.events if event["method"] == "Browser.downloadWillBegin"]
+        return self._downloads / begun[-1]["suggestedFilename"]
+
+    def _finished_downloads(self) -> list[dict[str, Any]]:
+        progress = [event["params"] for event in self._browser.events if event["method"] == "Browser.downloadProgress"]
+        return [params for params in progress if params["state"] == "completed"]
+
+    def _scroll_to(self, selector: str) -> None:
+        self.run(
+            f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
+        )
+        self._settle()
+
+    def _settle(self) -> None:
+        """Waits for two frames: by then everything is where it stays, and what a click asked for is done."""
+        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+
+
+def check_page(page: Page, *, files_of: Path | None = None) -> None:
+    """Asserts what holds for every page: silent console, no request, every picture loads and shows, no sideways scroll.
+
+    Args:
+      page: what the browser found.
+      files_of: folder whose files the page may ask for.
+    """
     assert page.console == ()
-    assert page.requests == ()
+    own = (
+        ()
+        if files_of is None
+        else tuple(url for url in page.requests if url.startswith(files_of.absolute().as_uri() + "/"))
+    )
+    assert page.requests == own
     for image in page.images:
         assert image.width > 0, f"does not load: {image.alt}"
         assert image.shown > 0, f"does not show: {image.alt}"
@@ -150,16 +261,16 @@ class _Browser:
             message["sessionId"] = self.session
         os.write(self.write_fd, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._read()
+            answer = self.read()
             if answer.get("id") == self._num_calls:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
 
     def wait_for(self, event: str) -> None:
         while not any(each["method"] == event for each in self.events):
-            self._read()
+            self.read()
 
-    def _read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any]:
         while b"\0" not in self._waiting:
             ready, _, _ = select.select([self.read_fd], [], [], max(0, self.deadline_sec - time.monotonic()))
             assert ready, "the browser did not answer in time"
@@ -190,7 +301,12 @@ def _start(tmp_path: Path) -> Iterator[_Browser]:
     try:
         os.close(their_input)
         os.close(their_output)
-        yield _Browser(our_output, our_input, time.monotonic() + _TIMEOUT_SEC)
+        browser = _Browser(our_output, our_input, time.monotonic() + _TIMEOUT_SEC)
+        yield browser
+        # Asked to end, it writes down what pages keep; killed, it may not.
+        browser.session = ""
+        browser.call("Browser.close")
+        process.wait(timeout=_TIMEOUT_SEC)
     finally:
         process.terminate()
         process.wait()

@@ -38,7 +38,7 @@ def predict_at_random(path, data_dir, *, split, seed=0, leave_out=(), classes=No
         multi_label=True,
         split=split,
         manifest_sha256=digest,
-        runs=({"name": "random"},),
+        runs=({"name": "random", "run_dir": "random", "checkpoint": "best", "epoch": 1, "model": "none"},),
         tta=False,
     )
     batch = {

@@ -82,6 +82,11 @@ def test_a_timing_goes_on_until_the_round_is_over(clock, tmp_path):
     assert clock.calls[2:] == ["quick"] * 4 + ["slow"]
 
 
+def test_a_timing_without_a_length_is_one_piece_of_work(clock, tmp_path):
+    assert run(FakeSuite(clock), tmp_path, repeats=1, round_sec=0.0)["quick"].values == (20.0,)
+    assert clock.calls[2:] == ["quick", "slow"]
+
+
 def test_settling_is_not_timed(clock, tmp_path, monkeypatch):
     monkeypatch.setattr(FakeSuite, "settle_sec", 0.9)
     figures = run(FakeSuite(clock), tmp_path, repeats=1, round_sec=0.5)
@@ -104,6 +109,21 @@ def test_time_a_unit(clock, tmp_path, monkeypatch):
     assert (figures["slow"].values, figures["slow"].unit) == ((0.2,) * 3, "s/image")
     assert figures["slow"].less_is_better
     assert figures["quick against slow"].median == 4, "a ratio says how many times as fast, also of times"
+
+
+class LimitedSuite(FakeSuite):
+    reads_as = "time"
+    at_most = {"slow": 0.1}  # noqa: RUF012
+
+    def ratios(self):
+        return [Ratio("slow: times as long as quick", "quick", "slow", at_most=5)]
+
+
+def test_times_and_ratios_have_limits(clock, tmp_path):
+    figures = run(LimitedSuite(clock), tmp_path)
+    assert (figures["quick"].at_most, figures["slow"].at_most) == (None, 0.1)
+    ratio = figures["slow: times as long as quick"]
+    assert (ratio.median, ratio.at_most, ratio.less_is_better) == (4, 5, True)
 
 
 def test_what_cannot_be_measured_is_a_note_and_the_rest_goes_on(clock):

@@ -153,8 +153,41 @@ def test_difference_is_paired_whatever_the_order_of_the_cells(runs, tmp_path):
     assert same.p_value == 1
     assert "silent" not in found.differences
     assert found.notes == ("silent: no predictions-test.parquet; write it with `python -m trainer.predict`.",)
-    assert comparison_report.list_rows(found)[3][-2:] == ["-", "-"]
+    assert comparison_report.list_rows(found)[3][-3:] == ["-", "-", "-"]
     assert math.isnan(comparison.make_table(found)["test_accuracy"].iloc[3])
+
+
+def test_recall_of_the_rarest_third_is_of_the_classes_with_the_fewest_cells(runs, tmp_path):
+    predictions = random_predictions.predictions_of_confusion(
+        np.array([[40, 5, 0, 5], [1, 8, 1, 0], [0, 0, 60, 0], [2, 0, 0, 2]]), (0, 2, 5, 7), cells_per_fov=5
+    )
+    perfect = dataclasses.replace(
+        predictions, probabilities=predictions.labels, logits=(predictions.labels * 9).astype(np.float32)
+    )
+    run_dirs = [copy_run(runs, "some", tmp_path, predictions), copy_run(runs, "all", tmp_path, perfect)]
+    found = comparison.compare_runs(run_dirs, split="test", num_resamples=_NUM_RESAMPLES)
+    # A third of four classes is one: Golgi apparatus, with 4 cells, 2 of them right.
+    assert [run.rare_classes for run in found.runs] == [("Golgi apparatus",)] * 2
+    assert [run.figures["rare_recall"].value for run in found.runs] == [0.5, 1]
+    assert found.differences["all"]["rare_recall"].value == 0.5
+    assert comparison.make_table(found)["test_rare_recall"].tolist() == [0.5, 1]
+    assert "rarest third of the classes on test, by cells: Golgi apparatus;" in comparison_report.render_markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("counts", "rarest"),
+    [
+        ((5, 1, 3), [1]),
+        ((5, 0, 3), [2]),
+        ((4,), [0]),
+        ((2, 2, 9, 9, 9), [0, 1]),
+        ((8, 7, 6, 5, 4, 3, 2, 1), [5, 6, 7]),
+        (tuple(range(19)), [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_rarest_third_is_of_the_classes_that_occur(counts, rarest):
+    labels = np.repeat(np.eye(len(counts), dtype=bool), counts, axis=0)
+    assert comparison.find_rarest_third(labels).tolist() == rarest
 
 
 def test_runs_of_other_cells_stand_side_by_side_without_a_difference(runs, tmp_path):
@@ -210,7 +243,7 @@ def test_run_without_a_finished_epoch_is_an_error(runs, tmp_path):
     ("arguments", "text"),
     [
         ([], "name the runs"),
-        (["nowhere"], "nowhere/config.json: not the config of a run"),
+        (["nowhere"], "nowhere is no run (no config.json in it)"),
         (["nowhere", "nowhere/"], "a run stands twice"),
         (["nowhere", "--num_resamples=0"], "--num_resamples=0"),
         (["nowhere", "--colour=red"], "--help lists all flags"),
@@ -222,6 +255,13 @@ def test_wrong_command_lines_end_in_one_line(arguments, text, capsys):
     assert error.startswith("error: ")
     assert text in error
     assert error.count("\n") == 1
+
+
+def test_no_predictions_of_the_split_are_an_error(runs, capsys):
+    assert compare.main(["compare", str(runs / "first"), str(runs / "second"), "--split=nowhere"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: no run has predictions of split 'nowhere' (looked for predictions-nowhere.parquet)")
+    assert len(said.splitlines()) == 1
 
 
 def test_help_has_every_flag(capsys):

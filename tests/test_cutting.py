@@ -1,7 +1,12 @@
 """Promises of beam_jobs.cutting and beam_jobs.measurements."""
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from scipy import ndimage
 
 import small_fovs
 from beam_jobs import cell_png, cutting, measurements
@@ -143,3 +148,28 @@ def test_size_as_png_follows_the_texture_inside_the_cell():
     cell_mask[5:55, 65:115] = 2
     noisy, flat = cut(image, cell_mask, cell_mask)
     assert noisy.measurements["green_png_bytes"] > 2000 > 300 > flat.measurements["green_png_bytes"]
+
+
+@given(
+    st_numpy.arrays(np.int32, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 5))
+)
+def test_boxes_are_those_of_scipy(mask):
+    expected = [(label, box) for label, box in enumerate(ndimage.find_objects(mask), start=1) if box is not None]
+    assert cutting.find_boxes(mask) == expected
+
+
+def test_measurements_are_those_of_the_pixels_in_the_mask():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 50, 4), dtype=np.uint8)
+    cell_mask = np.zeros((40, 50), np.int32)
+    cv2.ellipse(cell_mask, (25, 20), (20, 12), 30, 0, 360, 1, cv2.FILLED)
+    measured = cut(image, cell_mask, cell_mask)[0].measurements
+    inside = image[cell_mask > 0]
+    assert measured["yellow_mean"] == pytest.approx(inside[:, 3].mean() / 255, abs=1e-6)
+    assert measured["saturated_fraction"] == pytest.approx((inside == 255).mean(axis=0).max(), abs=1e-6)
+    rows, columns = np.nonzero(cell_mask)
+    box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    smooth = cv2.GaussianBlur(image[box][..., 0].astype(np.float32), (0, 0), 1.0)
+    fine = smooth - cv2.GaussianBlur(smooth, (0, 0), 2.0)
+    share = fine[cell_mask[box] > 0].var(dtype=float) / smooth[cell_mask[box] > 0].var(dtype=float)
+    assert measured["focus"] == pytest.approx(100 * share, abs=1e-5)

@@ -7,15 +7,17 @@ import pandas as pd
 import pytest
 
 import small_fovs
-from beam_jobs import dataset_job, examples, segment
+from beam_jobs import dataset_job, examples, inspect, segment
 from beam_jobs.dataset_job import ShardConfig
 from beam_jobs.examples import ExampleConfig
+from beam_jobs.inspect import InspectConfig
 from beam_jobs.plan_config import PlanConfig
 from beam_jobs.segment import SegmentConfig
 from hpa_proto import records, storage
 from hpa_proto.errors import ConfigError, DatasetError
 
 _SMALL = ExampleConfig(image_size_px=32)
+_HALVES = (("train", 1), ("test", 1))
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +256,65 @@ def test_second_data_set_keeps_the_splits_of_the_first(cells_dir, tmp_path):
     found = dataset_job.read_splits(second.data_dir)
     assert found
     assert found.items() <= splits.items()
+
+
+@pytest.fixture
+def store_with_copies(cells_dir, tmp_path):
+    """A store in which FOVs 1, 5 and 8 show, but for some bits of their hashes, what FOV 0 does."""
+    copy = tmp_path / "cells"
+    shutil.copytree(cells_dir, copy)
+    fovs = pd.read_parquet(copy / "fovs.parquet").set_index("fov_id")
+    number = int(fovs.at["fov-0", "perceptual_hash"], 16)
+    for position, name in enumerate(("fov-1", "fov-5", "fov-8")):
+        fovs.at[name, "perceptual_hash"] = f"{number ^ (7 << 60 * position):064x}"
+    fovs.reset_index().to_parquet(copy / "fovs.parquet")
+    return str(copy)
+
+
+def test_near_identical_fovs_share_a_split_and_the_closing_words_say_so(store_with_copies, tmp_path):
+    result = dataset_job.run(make_config(store_with_copies, tmp_path, plan=PlanConfig(splits=_HALVES)))
+    plan = pd.read_parquet(f"{result.data_dir}/plan.parquet").query("dropped == ''")
+    assert plan.loc[plan["duplicate_set"] == "fov-0", "split"].nunique() == 1
+    assert plan["split"].nunique() == 2
+    assert set(plan.loc[plan["duplicate_set"] == "fov-0", "fov_id"]) == {"fov-0", "fov-1", "fov-5", "fov-8"}
+    assert "sound" in inspect.run(InspectConfig(result.data_dir, quick=True))
+    text = dataset_job.describe(result)
+    assert "note      4 FOVs are near-identical to others, in 1 set: each set is in one split" in text
+    assert "different labels in 1 set, as fov-0 and fov-1" in text
+    assert "Near-identical FOVs</h2>" in (tmp_path / "dataset" / "report.html").read_text()
+
+
+def test_without_looking_for_copies_they_leak_and_inspect_finds_them(store_with_copies, tmp_path):
+    store = dataset_job.CellStore.open(store_with_copies)
+    for seed in range(9):
+        config = PlanConfig(splits=_HALVES, seed=seed, duplicate_bits=0)
+        plan, _ = dataset_job.make_plan(store, config, splits_of=None)
+        if plan.loc[plan["fov_id"].isin(["fov-0", "fov-1", "fov-5", "fov-8"]), "split"].nunique() > 1:
+            break
+    result = dataset_job.run(make_config(store_with_copies, tmp_path, plan=config))
+    with pytest.raises(DatasetError, match="are near-identical"):
+        inspect.run(InspectConfig(result.data_dir, quick=True))
+
+
+def test_a_copy_of_another_data_sets_fov_keeps_its_split(store_with_copies, tmp_path):
+    for split in ("train", "test"):
+        first = dataset_job.run(
+            make_config(
+                store_with_copies,
+                tmp_path / split,
+                plan=PlanConfig(splits=((split, 1),), drop_duplicate_fovs=True, classes=(0,)),
+            )
+        )
+        assert set(dataset_job.read_splits(first.data_dir)) & {"fov-0", "fov-1", "fov-5", "fov-8"} == {"fov-0"}
+        other = pd.read_parquet(f"{store_with_copies}/cells.parquet").query("fov_id != 'fov-0'")
+        alone = tmp_path / split / "cells"
+        shutil.copytree(store_with_copies, alone)
+        other.to_parquet(alone / "cells.parquet")
+        pd.read_parquet(alone / "fovs.parquet").query("fov_id != 'fov-0'").to_parquet(alone / "fovs.parquet")
+        plan, _ = dataset_job.make_plan(
+            dataset_job.CellStore.open(str(alone)), PlanConfig(splits=_HALVES), splits_of=first.data_dir
+        )
+        assert set(plan.loc[plan["fov_id"].isin(["fov-1", "fov-5", "fov-8"]), "split"]) == {split}
 
 
 def test_splits_of_a_folder_that_is_no_data_set_are_an_error(cells_dir, tmp_path):

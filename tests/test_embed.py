@@ -189,7 +189,7 @@ def test_an_embedding_that_is_not_finite_is_an_error(path):
         (["--predictions=p", "--format=csv"], "choose one of picture, anndata"),
         (["--predictions=p", "--out=map.jpg"], "ends in .png"),
         (["--predictions=p", "--format=anndata", "--out=map.png"], "ends in .h5ad"),
-        (["--predictions=nowhere"], "nowhere: not a predictions file"),
+        (["--predictions=nowhere"], "nowhere: no such file"),
     ],
 )
 def test_wrong_flags_are_one_line_on_stderr(flags, reason, capsys):

@@ -194,3 +194,47 @@ def test_altered_bytes_of_a_tiff_give_pixels_or_a_fov_error(tmp_path, image):
         # Nothing but pixels or a FovError: any other exception would stop a job for one bad file.
         with contextlib.suppress(FovError):
             assert read_fov(ref(paths)).pixels.shape == (40, 60, 4)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_a_picture_over_the_limit_is_refused_by_its_header(tmp_path, image, suffix, monkeypatch):
+    paths = small_fovs.write_fov(tmp_path, "f", image, suffix=suffix)
+    assert read_fov(ref(paths), max_pixels=40 * 60).pixels.shape == (40, 60, 4)
+    for decoder in ("cv2.imdecode", "tifffile.TiffFile.asarray"):
+        monkeypatch.setattr(decoder, lambda *_: pytest.fail("decoded"))
+    with pytest.raises(FovError, match=r"60 x 40 = 2,400 px, --max_fov_pixels=2399 allows 2,399") as caught:
+        read_fov(ref(paths), max_pixels=40 * 60 - 1)
+    assert caught.value.reason == "too_large"
+
+
+def test_a_file_of_more_bytes_than_the_limit_needs_is_refused(paths, monkeypatch):
+    monkeypatch.setattr("beam_jobs.fov_reader._METADATA_BYTES", 0)
+    assert reason_of(paths, max_pixels=9) == "too_large"
+
+
+def test_a_jpeg_that_is_called_png_is_read(tmp_path, paths, image):
+    path = small_fovs.write_fov(tmp_path / "jpeg", "f", image, suffix=".jpg")["green"].rename(paths["green"])
+    assert path.read_bytes()[:2] == b"\xff\xd8"
+    assert read_fov(ref(paths)).pixels.shape == (40, 60, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"photometric": "miniswhite"}, "MINISWHITE"),
+        ({"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}, "PALETTE"),
+        ({"compression": "jpeg"}, "JPEG"),
+    ],
+)
+def test_tiff_whose_numbers_are_no_brightness_is_refused(paths, image, options, words):
+    tifffile.imwrite(paths["red"], image[..., 0], **options)
+    with pytest.raises(FovError, match=words):
+        read_fov(ref(paths))
+
+
+def test_jpeg_of_thousands_of_scans_is_refused(tmp_path, image):
+    paths = small_fovs.write_fov(tmp_path, "f", image, suffix=".jpg")
+    data = paths["red"].read_bytes()
+    scan = data.index(b"\xff\xda")
+    paths["red"].write_bytes(data[:scan] + data[scan:-2] * 200 + data[-2:])
+    assert reason_of(paths) == "unreadable_image"

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import small_dataset
-from beam_jobs import dataset_check, inspect
+from beam_jobs import dataset_check, inspect, near_duplicates
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.inspect import InspectConfig
 from hpa_proto import records, schema
@@ -155,6 +155,20 @@ def test_swapped_shard_files_are_a_fault(data_dir):
     (data_dir / _FIRST).rename(data_dir / "other")
     (data_dir / _SECOND).rename(data_dir / _FIRST)
     (data_dir / "other").rename(data_dir / _SECOND)
+    assert_fault(data_dir, f"{data_dir}/{_FIRST}: from byte 0 on what the manifest says of {_SECOND}")
+
+
+def test_shards_swapped_in_the_manifest_too_are_a_fault_of_the_plan(data_dir):
+    first, second = ((data_dir / name).read_bytes() for name in (_FIRST, _SECOND))
+    (data_dir / _FIRST).write_bytes(second)
+    (data_dir / _SECOND).write_bytes(first)
+
+    def edit(content):
+        for key in ("num_bytes", "sha256"):
+            one, other = shard_of(content, _FIRST), shard_of(content, _SECOND)
+            one[key], other[key] = other[key], one[key]
+
+    edit_manifest(data_dir, edit)
     assert_fault(data_dir, f"{data_dir}/{_FIRST}: cell ", "where the plan has", "at byte 0")
 
 
@@ -197,7 +211,8 @@ def test_edited_counts_that_add_up_are_a_fault(data_dir, quick):
         shard_of(content, _SECOND)["num_examples"] -= 1
 
     edit_manifest(data_dir, edit)
-    assert_fault(data_dir, f"{data_dir}/{schema.PLAN_NAME}: {_FIRST} has", quick=quick)
+    fault = f"{schema.PLAN_NAME}: {_FIRST} has" if quick else f"{_FIRST}: ends after"
+    assert_fault(data_dir, f"{data_dir}/{fault}", quick=quick)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +244,7 @@ def test_missing_plan_is_a_fault(data_dir):
 @pytest.mark.parametrize("content", [b"", b"not parquet", b"PAR1 and so on PAR1"])
 def test_damaged_plan_is_a_fault(data_dir, content):
     (data_dir / schema.PLAN_NAME).write_bytes(content)
-    assert_fault(data_dir, f"{data_dir}/{schema.PLAN_NAME}: not a readable plan")
+    assert_fault(data_dir, f"{data_dir}/{schema.PLAN_NAME}: not a readable table")
 
 
 def change_first_kept(plan, **values):
@@ -254,12 +269,51 @@ def put_one_cell_of_a_fov_into_another_split(plan):
         (lambda plan: change_first_kept(plan, example_labels="18"), "label 18 is no class of the manifest"),
         (lambda plan: change_first_kept(plan, index=7777), "are not numbered from 0 on"),
         (lambda plan: plan.iloc[1:], "the manifest says"),
-        (lambda plan: plan.drop(columns="split"), "not a readable plan"),
+        (lambda plan: plan.drop(columns="split"), "not a readable table"),
     ],
 )
 def test_plan_that_does_not_hold_together_is_a_fault(data_dir, edit, text):
     edit_plan(data_dir, edit)
     assert_fault(data_dir, f"{data_dir}/{schema.PLAN_NAME}: ", text, quick=True)
+
+
+def test_near_identical_fovs_in_two_splits_are_a_fault(data_dir):
+    plan = pd.read_parquet(data_dir / schema.PLAN_NAME)
+    train, test = (plan.loc[plan["split"] == name].iloc[0] for name in ("train", "test"))
+    number = int(train["perceptual_hash"], 16)
+    for num_bits, is_fault in ((near_duplicates.DEFAULT_MAX_BITS, True), (near_duplicates.DEFAULT_MAX_BITS + 1, False)):
+        near = f"{number ^ ((1 << num_bits) - 1):064x}"
+        plan.loc[plan["fov_id"] == test["fov_id"], "perceptual_hash"] = near
+        plan.to_parquet(data_dir / schema.PLAN_NAME)
+        if is_fault:
+            first, second = sorted([train, test], key=lambda row: row["fov_id"])
+            names = [f"{row['fov_id']} ({row['split']})" for row in (first, second)]
+            text = f"FOVs {names[0]} and {names[1]} are near-identical (40 of the 256 bits of their hashes differ)"
+            assert_fault(data_dir, f"{data_dir}/{schema.PLAN_NAME}: {text}", quick=True)
+            assert "sound" in check(data_dir, quick=True, duplicate_bits=0)
+        else:
+            assert "sound" in check(data_dir, quick=True)
+
+
+def test_dropped_copies_in_another_split_are_no_leak(data_dir):
+    plan = pd.read_parquet(data_dir / schema.PLAN_NAME)
+    train = plan.loc[plan["split"] == "train"].iloc[0]
+    extra = pd.DataFrame([{**train, "cell_id": "copy_1", "fov_id": "copy", "split": "", "dropped": "duplicate_fov"}])
+    pd.concat([plan, extra.astype(plan.dtypes)]).to_parquet(data_dir / schema.PLAN_NAME)
+    assert "sound" in check(data_dir, quick=True)
+
+
+def test_damaged_hash_is_a_fault(data_dir):
+    edit_plan(data_dir, lambda plan: change_first_kept(plan, perceptual_hash="xyz"))
+    assert_fault(data_dir, f"{data_dir}/{schema.PLAN_NAME}: FOV ", "'xyz' is no perceptual hash", quick=True)
+
+
+def test_data_set_made_before_there_were_hashes_passes_with_a_note(data_dir):
+    assert "perceptual hashes" not in check(data_dir, quick=True)
+    edit_plan(data_dir, lambda plan: plan.drop(columns=["perceptual_hash", "duplicate_set"]))
+    text = check(data_dir, quick=True)
+    assert "made before FOVs had perceptual hashes" in text
+    assert "sound" in text
 
 
 def test_label_other_than_the_plans_is_a_fault(data_dir):

@@ -89,6 +89,14 @@ def test_validation_predictions_of_another_model_are_an_error(changes, what):
         judged.judge(random_predictions.make_predictions(), validation=validation)
 
 
+def test_another_model_is_told_by_names_not_by_python_values():
+    changes = {"runs": ({"name": "second", "epoch": 4},)}
+    validation = judged.judge(replace(random_predictions.make_predictions(split="validation"), **changes))
+    wanted = r"runs second \(epoch 4\), not first \(model tiny, checkpoint best, epoch 4\); predict both"
+    with pytest.raises(DatasetError, match=wanted):
+        judged.judge(random_predictions.make_predictions(), validation=validation)
+
+
 def test_validation_predictions_of_the_judged_fovs_are_an_error():
     own = random_predictions.make_predictions()
     with pytest.raises(DatasetError, match=r"100 FOVs are in the validation predictions .* as test-00000"):

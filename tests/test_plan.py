@@ -306,6 +306,64 @@ def test_a_table_that_cannot_work_is_refused(change, config, text):
         make_plan(change(cell_tables.make_cell_table()), config)
 
 
+def test_near_identical_fovs_share_a_split_with_all_of_their_groups():
+    cells = cell_tables.make_cell_table(["0", "5"] * 12, num_cells=3)
+    cells["plate"] = cells["fov_id"].str[3:].astype(int) // 2
+    sets = {"fov0": "fov0", "fov7": "fov0", "fov13": "fov0", "fov12": "fov12", "fov23": "fov12"}
+    for seed in range(4):
+        plan = make_plan(cells, PlanConfig(group_column="plate", seed=seed), duplicate_sets=sets)
+        assert reasons(plan) == {"": 72}
+        assert (plan.groupby("plate")["split"].nunique() == 1).all()
+        # fov13 and fov12 are of one plate: their sets are linked.
+        assert plan.loc[plan["fov_id"].isin(sets), "split"].nunique() == 1
+        assert plan["duplicate_set"].tolist() == [sets.get(fov_id, "") for fov_id in cells["fov_id"]]
+        assert set(plan["split"]) == {"train", "validation", "test"}
+
+
+def test_of_near_identical_fovs_the_one_with_most_usable_cells_is_kept():
+    cells = cell_tables.make_cell_table(["0", "0", "0|5", "0", "5", "18"], num_cells=[3, 4, 9, 4, 2, 8])
+    sets = dict.fromkeys(["fov0", "fov1", "fov2", "fov3"], "fov0") | dict.fromkeys(["fov4", "fov5"], "fov4")
+    config = PlanConfig(drop_duplicate_fovs=True, drop_classes=(18,))
+    plan = make_plan(cells, config, duplicate_sets=sets)
+    fates = plan.groupby("fov_id")["dropped"].agg(lambda texts: "|".join(texts.unique())).to_dict()
+    # fov2 has several labels and fov5 is out of scope: neither stands in the way of a copy that can be used.
+    assert fates == {
+        "fov0": "duplicate_fov",
+        "fov1": "",
+        "fov2": "multi_label_fov",
+        "fov3": "duplicate_fov",
+        "fov4": "",
+        "fov5": "class_out_of_scope",
+    }
+    shuffled = make_plan(cells.sample(frac=1, random_state=1), config, duplicate_sets=sets)
+    pd.testing.assert_frame_equal(shuffled.sort_index(), plan)
+
+
+def test_copies_do_not_count_for_the_size_of_a_class():
+    cells = cell_tables.make_cell_table(["0", "5", "5"], num_cells=5)
+    config = PlanConfig(drop_duplicate_fovs=True, min_cells_per_class=6)
+    with pytest.raises(ConfigError, match="duplicate_fov 5, class_too_small 10"):
+        make_plan(cells, config, duplicate_sets={"fov1": "fov1", "fov2": "fov1"})
+
+
+def test_a_copy_of_a_fov_of_another_data_set_gets_its_split():
+    cells = cell_tables.make_cell_table(["0"] * 20, num_cells=2)
+    for split in ("train", "test"):
+        sets = {"elsewhere": "elsewhere", "fov3": "elsewhere"}
+        plan = make_plan(cells, PlanConfig(), split_of_fov={"elsewhere": split}, duplicate_sets=sets)
+        assert set(plan.loc[plan["fov_id"] == "fov3", "split"]) == {split}
+
+
+def test_near_identical_fovs_in_two_given_splits_are_an_error_unless_one_is_dropped():
+    cells = cell_tables.make_cell_table(["0"] * 6, num_cells=[2, 3, 2, 2, 2, 2])
+    given, sets = {"fov0": "train", "fov1": "test"}, {"fov0": "fov0", "fov1": "fov0"}
+    with pytest.raises(ConfigError, match="near-identical but in two splits there"):
+        make_plan(cells, PlanConfig(), split_of_fov=given, duplicate_sets=sets)
+    plan = make_plan(cells, PlanConfig(drop_duplicate_fovs=True), split_of_fov=given, duplicate_sets=sets)
+    assert set(plan.loc[plan["fov_id"] == "fov1", "split"]) == {"test"}
+    assert set(plan.loc[plan["fov_id"] == "fov0", "dropped"]) == {"duplicate_fov"}
+
+
 def test_fovs_keep_the_split_they_are_given_and_the_others_are_spread():
     cells = cell_tables.make_cell_table(["0"] * 12 + ["5"] * 12, num_cells=3)
     before = make_plan(cells, PlanConfig(seed=1))

@@ -42,6 +42,8 @@ def test_classes_may_be_numbers_or_names():
         ({"max_saturated_fraction": 1.5}, "from 0 to 1"),
         ({"min_area_um2": 9.0, "max_area_um2": 8.0}, "min_area_um2 is over max_area_um2"),
         ({"min_green_png_bytes": 9, "max_green_png_bytes": 8}, "min_green_png_bytes is over"),
+        ({"duplicate_bits": 65}, "duplicate_bits is 65: give 1 to 64"),
+        ({"duplicate_bits": 0, "drop_duplicate_fovs": True}, "no near-identical FOVs are looked for"),
         ({"splits": ()}, "at least one"),
         ({"splits": (("train", 0.0),)}, "weight 0.0"),
         ({"splits": (("train", -3.0),)}, "weight -3.0"),

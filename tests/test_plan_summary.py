@@ -3,7 +3,7 @@ import pytest
 import cell_tables
 from beam_jobs.plan import make_plan
 from beam_jobs.plan_config import PlanConfig
-from beam_jobs.plan_summary import count_fates, describe_plan
+from beam_jobs.plan_summary import count_fates, describe_plan, list_duplicate_fovs
 
 
 def summarize(cells, config):
@@ -43,6 +43,31 @@ def test_summary_names_classes_that_a_split_lacks_and_classes_that_are_gone():
     summary = summarize(cells, PlanConfig(classes=(0, 11, 12)))
     assert "Split test has no cell of Mitotic spindle (11): too few groups have them." in summary.notes
     assert "No cell is left of Centrosome (12), which classes asks for." in summary.notes
+
+
+@pytest.mark.parametrize(("drop", "fate"), [(False, "each set is in one split"), (True, "one FOV of each is kept")])
+def test_near_identical_fovs_are_told_and_their_different_labels(drop, fate):
+    cells = cell_tables.make_cell_table(["0", "0", "5", "0", "0"] * 4, num_cells=3)
+    config = PlanConfig(drop_duplicate_fovs=drop, splits=(("all", 1),))
+    # fov9's original is in another data set.
+    sets = {"fov0": "fov0", "fov1": "fov0", "fov2": "fov2", "fov3": "fov2", "fov9": "elsewhere"}
+    plan = make_plan(cells, config, duplicate_sets=sets)
+    first, second = describe_plan(plan, config).notes
+    assert first.startswith(f"4 FOVs are near-identical to others, in 2 sets: {fate}")
+    assert second.startswith("Near-identical FOVs have different labels in 1 set, as fov2 and fov3: ")
+    fovs = list_duplicate_fovs(plan)
+    assert fovs["fov_id"].tolist() == ["fov0", "fov1", "fov2", "fov3"]
+    assert fovs["num_cells"].tolist() == [3] * 4
+    assert fovs["num_kept"].tolist() == ([3, 0, 3, 0] if drop else [3] * 4)
+    assert fovs["split"].tolist() == (["all", "", "all", ""] if drop else ["all"] * 4)
+
+
+def test_labels_of_single_cells_are_not_taken_for_different_labels_of_fovs():
+    cells = cell_tables.make_cell_table(["0", "0", "5"], num_cells=2)
+    cells = cells.assign(fov_labels=cells["labels"], labels=["0", "5", "0", "0", "5", "5"])
+    config = PlanConfig(splits=(("all", 1),))
+    plan = make_plan(cells, config, duplicate_sets={"fov0": "fov0", "fov1": "fov0"})
+    assert len(describe_plan(plan, config).notes) == 1
 
 
 def test_summary_of_unlabelled_cells_has_no_classes():

@@ -236,7 +236,7 @@ def test_the_default_file_lies_in_the_first_runs_folder(run_dir, data_dir, tmp_p
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"run_dirs": ("nowhere",)}, r"nowhere/config\.json: not the config of a run"),
+        ({"run_dirs": ("nowhere",)}, r"nowhere is no run"),
         ({"checkpoint": "newest"}, "choose one of best, last"),
         ({"split": "predict"}, "no split 'predict'; it has train, validation, test"),
         ({"data_dir": "nowhere"}, r"nowhere: no manifest\.json"),

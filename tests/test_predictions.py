@@ -194,7 +194,7 @@ def test_metadata_of_another_kind_are_an_error(path, metadata, reason):
 
 def test_what_is_no_parquet_file_is_an_error(path, tmp_path):
     other = tmp_path / "other.parquet"
-    with pytest.raises(DatasetError, match=r"other\.parquet: not a predictions file.*trainer\.predict"):
+    with pytest.raises(DatasetError, match=r"other\.parquet: no such file.*trainer\.predict"):
         predictions.read_predictions(str(other))
     other.write_bytes(b"not Parquet")
     with pytest.raises(DatasetError, match=r"other\.parquet: not a predictions file"):

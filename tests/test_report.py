@@ -229,6 +229,25 @@ def test_what_comes_from_the_data_is_escaped(page):
     assert "script" not in {tag for tag, _ in Elements(text).found}
 
 
+def test_near_identical_fovs_are_shown_side_by_side_unlike_labels_first(page):
+    assert "Near-identical FOVs" not in page.text
+    fovs = page.parts["fovs"].set_index("fov_id")
+    number = int(fovs.at["fov-0", "perceptual_hash"], 16)
+    for name, bits in (("fov-8", 5), ("fov-1", 3)):
+        fovs.at[name, "perceptual_hash"] = f"{number ^ ((1 << bits) - 1):064x}"
+    sets = {"fov-0": "fov-0", "fov-8": "fov-0", "fov-2": "fov-2", "fov-5": "fov-2"}
+    plan = plan_lib.make_plan(page.parts["plan"], _PLAN, duplicate_sets=sets)
+    parts = {**page.parts, "plan": plan, "fovs": fovs.reset_index()}
+    text = report.render_report(page.store, **parts)
+    section = text[text.index("<h2>Near-identical FOVs") : text.index("<h2>Fields of view")]
+    shown = re.findall(r'alt="FOV (fov-\d), one of a set', section)
+    # fov-2 is 7|0, fov-5 is 5; fov-0 and fov-8 are both 0.
+    assert shown == ["fov-2", "fov-5", "fov-0", "fov-8"]
+    assert section.count("different labels") == 1
+    assert "5 of the 256 bits of their hashes differ" in section
+    assert section.count("<figure>") == 4
+
+
 def test_classes_show_their_own_cells(page):
     kept = page.parts["plan"][page.parts["plan"]["dropped"] == ""].set_index("cell_id")
     shown = re.findall(r'alt="([^"(]+) \((\d+)\): cell ([^"]+)"', page.text)

@@ -96,5 +96,7 @@ def test_history_is_a_table(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="not the config of a run"):
+    with pytest.raises(
+        ConfigError, match=r"is no run \(no config\.json in it\); give the folder of one, as runs/<name>"
+    ):
         read_record(str(tmp_path))

@@ -1,13 +1,15 @@
 """Promises of beam_jobs.runner and beam_jobs.command."""
 
+import errno
 import re
 import time
 
+import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from beam_jobs import command, runner
-from hpa_proto.errors import ConfigError
+from hpa_proto.errors import ConfigError, DatasetError
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,34 @@ def test_mistyped_flag_is_an_error_that_names_it(args):
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_default_runner_is_the_local_one(num_workers):
     assert isinstance(runner.make_pipeline([], num_workers=num_workers).runner, fn_runner.FnApiRunner)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "cells/x.tfrecord"),
+        FileNotFoundError(errno.ENOENT, "No such file", "cells/x"),
+        OSError("s3://bucket/x: the store is away"),
+        DatasetError("cells/x: corrupt record at byte 7"),
+    ],
+)
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_expected_error_of_a_step_comes_out_as_itself(error, num_workers):
+    def fail(_, error=error):
+        raise error
+
+    pipeline = runner.make_pipeline([], num_workers=num_workers)
+    with pytest.raises(type(error)) as caught, runner.plain_errors(), pipeline:
+        _ = pipeline | beam.Create([1]) | beam.Reshuffle() | beam.Map(fail)
+    assert str(caught.value) == str(error)
+    assert getattr(caught.value, "filename", None) == getattr(error, "filename", None)
+
+
+def test_bug_in_a_step_is_no_expected_error():
+    pipeline = runner.make_pipeline([], num_workers=1)
+    with pytest.raises(Exception, match="division by zero") as caught, runner.plain_errors(), pipeline:
+        _ = pipeline | beam.Create([0]) | beam.Map(lambda number: 1 / number)
+    assert not isinstance(caught.value, OSError | DatasetError)
 
 
 def test_progress_bar_counts_up_to_the_total(capsys):

@@ -116,7 +116,7 @@ def test_fovs_that_the_truth_lacks_have_no_objects(config, dataset, tmp_path):
 
 def test_a_missing_row_is_an_error(config):
     rewrite(config, lambda rows: rows[1:])
-    with pytest.raises(DatasetError, match="no row for 1 of 4 FOVs of the truth"):
+    with pytest.raises(DatasetError, match="no row for 1 of 6 FOVs of the truth"):
         score.run(config)
 
 
@@ -127,15 +127,15 @@ def test_a_fov_of_another_size_is_an_error_with_its_row(config):
         return [*rest, SubmissionRow(first.fov_id, size, submission.placeholder(size))]
 
     rewrite(config, widen)
-    with pytest.raises(DatasetError, match=r"row 4 \(ID fov-\d\): the FOV is 129 x 96 px, in the truth 128 x 96 px"):
+    with pytest.raises(DatasetError, match=r"row 6 \(ID fov-\d\): the FOV is 129 x 96 px, in the truth 128 x 96 px"):
         score.run(config)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: [*rows, SubmissionRow("more", rows[0].size, rows[0].detections)], "row 5: ID more is not in the"),
-        (lambda rows: rows[:-1], "3 rows; 1 IDs of the sample have none"),
+        (lambda rows: [*rows, SubmissionRow("more", rows[0].size, rows[0].detections)], "row 7: ID more is not in the"),
+        (lambda rows: rows[:-1], "5 rows; 1 IDs of the sample have none"),
     ],
 )
 def test_more_or_fewer_rows_than_the_sample_are_an_error(config, tmp_path, change, message):

@@ -1,6 +1,7 @@
 """Promises of the segmenting job and of the cell store, through the real pipeline on the local runner."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import small_fovs
 from beam_jobs import cell_png, segment, segment_fovs
 from beam_jobs.cell_store import CellStore
+from beam_jobs.near_duplicates import perceptual_hash
 from beam_jobs.segment import SegmentConfig
 from hpa_proto import masks
 from hpa_proto.errors import ConfigError, DatasetError
@@ -230,6 +232,22 @@ def test_allowed_share_of_dead_fovs_is_no_failure(folder):
     (folder / "images" / "fov-0_yellow.png").unlink()
     assert segment.run(make_config(folder)).too_many_dead
     assert not segment.run(make_config(folder, max_dead_fraction=0.25)).too_many_dead
+
+
+def test_every_fov_that_was_read_has_a_perceptual_hash(folder):
+    for channel in ("red", "green", "blue", "yellow"):
+        shutil.copy(folder / "images" / f"fov-1_{channel}.png", folder / "images" / f"copy_{channel}.png")
+    with open(folder / "labels.csv", "a") as file:
+        file.write("copy,5\n")
+    for kind in ("cell", "nuclei"):
+        shutil.copy(folder / "masks" / f"fov-1_{kind}.png", folder / "masks" / f"copy_{kind}.png")
+    (folder / "images" / "fov-3_red.png").write_bytes(b"")
+    fovs = segment.run(make_config(folder, max_dead_fraction=1)).fovs.set_index("fov_id")
+    image, _, _ = small_fovs.draw_fov(seed=1)
+    assert fovs.at["copy", "perceptual_hash"] == fovs.at["fov-1", "perceptual_hash"] == perceptual_hash(image)
+    lengths = fovs["perceptual_hash"].str.len().to_dict()
+    assert lengths == {"copy": 64, "fov-0": 64, "fov-1": 64, "fov-2": 64, "fov-3": 0}
+    assert fovs["perceptual_hash"].nunique() == 4
 
 
 def test_bug_in_a_segmenter_fails_the_job(folder, monkeypatch):

@@ -296,7 +296,7 @@ def test_the_command_prints_tables(pair, chosen_from, capsys):
         (["--predictions=p", "--below=1.5", "--data_dir=d"], "up to 1"),
         (["--predictions=p", "--second_predictions=q", "--min_mass=0"], "above 0"),
         (["--predictions=p", "--worst=2", "--data_dir=d", "--figure=auc"], "choose one of f1, recall, precision"),
-        (["--predictions=nowhere", "--worst=2", "--data_dir=d"], "nowhere: not a predictions file"),
+        (["--predictions=nowhere", "--worst=2", "--data_dir=d"], "nowhere: no such file"),
     ],
 )
 def test_wrong_flags_are_one_line_on_stderr(flags, reason, capsys):

@@ -1,11 +1,13 @@
 """Promises of hpa_proto.storage, on a local folder and on an fsspec URL."""
 
+import sys
 import uuid
 
 import pandas as pd
 import pytest
 
-from hpa_proto import storage
+from hpa_proto import object_store, storage
+from hpa_proto.errors import ConfigError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -73,3 +75,100 @@ def test_missing_file_has_no_size_and_removing_it_is_fine(folder):
     storage.remove(path)
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(path)
+
+
+def test_part_of_a_file(folder):
+    path = storage.join(folder, "a.bin")
+    storage.write_bytes(path, b"0123456789")
+    assert storage.read_range(path, offset_bytes=2, length_bytes=3) == b"234"
+    assert storage.read_range(path, offset_bytes=8, length_bytes=9) == b"89"
+    assert storage.read_range(path, offset_bytes=8, length_bytes=0) == b""
+    places = [(path, offset % 10, 1 + offset % 3) for offset in range(40)]
+    wanted = [b"0123456789"[offset : offset + length] for _, offset, length in places]
+    assert list(storage.read_ranges(places)) == wanted
+
+
+def test_open_file_reads_and_seeks_as_a_local_one(folder):
+    path = storage.join(folder, "a.bin")
+    storage.write_bytes(path, bytes(range(200)))
+    with storage.open_read(path) as file:
+        assert file.read(3) == bytes(range(3))
+        assert file.seek(-2, 2) == 198
+        assert file.read(5) == bytes([198, 199])
+        assert file.read(5) == b""
+        file.seek(100)
+        file.seek(10, 1)
+        assert file.tell() == 110
+        assert file.read() == bytes(range(110, 200))
+
+
+def test_each_reading_of_an_open_file_is_one_request(monkeypatch):
+    path = f"memory://{uuid.uuid4().hex}/a.bin"
+    storage.write_bytes(path, bytes(20 << 20))
+    asked = []
+    read_range = object_store.read_range
+
+    def note(url, **options):
+        asked.append(options["length_bytes"])
+        return read_range(url, **options)
+
+    monkeypatch.setattr(object_store, "read_range", note)
+    with storage.open_read(path) as file:
+        assert len(file.read()) == 20 << 20
+    assert asked == [20 << 20]
+    asked.clear()
+    with storage.open_read(path) as file:
+        while file.read(100_000):
+            pass
+    assert [length for length in asked if length] == [8 << 20, 8 << 20, 4 << 20]
+
+
+def test_many_small_files_come_in_the_order_asked(folder):
+    paths = [storage.join(folder, f"{number}") for number in range(40)]
+    for number, path in enumerate(paths):
+        storage.write_bytes(path, bytes([number]))
+    assert b"".join(storage.read_many(reversed(paths))) == bytes(reversed(range(40)))
+
+
+def test_folders_next_door_and_marks_of_folders_are_not_listed():
+    folder = f"memory://{uuid.uuid4().hex}/set"
+    for name in ("set/a", "set-2/b"):
+        storage.write_bytes(storage.join(folder.removesuffix("/set"), name), b"x")
+    assert storage.list_files(folder) == ["a"]
+    assert storage.list_files(f"{folder}/a") == [], "a file is no folder"
+
+
+def test_a_folder_is_no_file():
+    folder = f"memory://{uuid.uuid4().hex}/set"
+    storage.write_bytes(f"{folder}/a", b"x")
+    with pytest.raises(IsADirectoryError, match="set: is a folder"):
+        storage.open_read(folder)
+
+
+@pytest.mark.parametrize(("protocol", "package"), [("gs", "gcsfs"), ("s3", "s3fs")])
+def test_missing_library_of_a_store_is_named(protocol, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
+    with pytest.raises(ConfigError, match=rf"{protocol}://bucket/x: .*{package}.*hpa-single-cell\[s3\]"):
+        storage.read_bytes(f"{protocol}://bucket/x")
+
+
+def test_unknown_protocol_is_one_line():
+    with pytest.raises(ConfigError, match="nonsense://x/y: Protocol not known: nonsense"):
+        storage.exists("nonsense://x/y")
+
+
+def test_errors_of_a_stores_library_are_oserrors_with_the_url():
+    aiohttp = pytest.importorskip("aiohttp")
+
+    def fail(error):
+        with object_store.opened("memory://someone:secret@x/y"):
+            raise error
+
+    with pytest.raises(OSError, match=r"^memory://\*\*\*@x/y: two lines; check the network") as caught:
+        fail(aiohttp.ClientError("two\nlines"))
+    assert "secret" not in str(caught.value)
+    with pytest.raises(PermissionError, match=r"^memory://\*\*\*@x/y: Forbidden$"):
+        fail(PermissionError("Forbidden"))
+    with pytest.raises(KeyError):
+        fail(KeyError("a bug"))

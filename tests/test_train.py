@@ -276,8 +276,8 @@ def alter_shard(folder):
     [
         (break_manifest, [], "no manifest.json"),
         (break_version, [], "schema version 2"),
-        (break_shard, [], "bytes, the manifest says"),
-        (alter_shard, [], "altered"),
+        (break_shard, [], "truncated record at byte"),
+        (alter_shard, [], "corrupt record at byte"),
         (None, ["--batch_size=999", "--noquick"], "larger than split 'train', which has 24"),
         (None, ["--train_split=learn"], "no split 'learn'"),
         (None, ["--model=alexnet"], "alexnet"),

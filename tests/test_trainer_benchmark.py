@@ -4,12 +4,13 @@ import importlib.util
 import json
 import multiprocessing
 
+import fsspec.config
 import numpy as np
 import pytest
 
 import tiny_backbone
 import trainer_data
-from hpa_proto import benchmark_report
+from hpa_proto import benchmark_report, storage
 from hpa_proto.errors import ConfigError
 from trainer import (
     benchmark,
@@ -117,6 +118,27 @@ def test_peers_decode_the_same_picture(tmp_path, suffix):
     else:
         # OpenCV's order of colours, which costs the same.
         np.testing.assert_array_equal(theirs[[2, 1, 0, 3]], ours)
+
+
+def test_object_store_against_the_disk(data_dir):
+    pytest.importorskip("moto.server")
+    figures, _ = measure(data_dir, "object_store")
+    assert figures["object store against local disk"].median > 0
+    assert "s3" not in fsspec.config.conf, "the settings for the server are left"
+
+
+def test_object_store_is_not_measured_without_a_server(data_dir, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "moto" else find_spec(name))
+    figures, result = measure(data_dir, "object_store")
+    assert not figures
+    assert any("object_store: not measured: moto not installed" in note for note in result.notes)
+
+
+def test_object_store_of_ones_own_is_left_empty(data_dir):
+    figures, _ = measure(data_dir, "object_store", s3_url="memory://benchmark")
+    assert {"local disk", "object store"} <= set(figures)
+    assert storage.list_files("memory://benchmark") == []
 
 
 def test_augmentation_against_the_chain(data_dir):

@@ -6,7 +6,8 @@ r"""Measures the training half on this machine: input, decoders, augmentation, t
 
 Without --data_dir it measures on simulated cells whose JPEGs have the size of real ones. Variants are timed in turn; a
 figure is the median of --repeats rounds, with the middle half of them behind it. Wall times need a quiet machine; CPU
-times bear some noise. The suite `peers` takes `pip install torch grain webdataset` and skips what is not there.
+times bear some noise. The suite `peers` takes `pip install torch grain webdataset` and skips what is not there;
+`object_store` takes `pip install moto[server] s3fs`, or --s3_url.
 
 All flags: python -m trainer.benchmark --help
 """
@@ -30,7 +31,7 @@ from trainer import command
 if TYPE_CHECKING:
     from trainer.benchmark_data import Pictures
 
-SUITES = ("records", "decode", "pipeline", "settings", "peers", "augment", "step")
+SUITES = ("records", "decode", "pipeline", "settings", "peers", "object_store", "augment", "step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class BenchmarkConfig:
       model: backbone of the suite `step`.
       step_size_px: its pictures' side.
       step_batch_size: pictures of its step.
+      s3_url: folder in an object store for the suite `object_store`; None: moto's server on this machine.
       would_it_wait: compare the pipeline with a device's speed instead.
       device_images_per_second: that speed, training, four channels at 528 px.
       out: JSON to write, with the table beside it as .md.
@@ -62,6 +64,7 @@ class BenchmarkConfig:
     model: str = "efficientnetb0"
     step_size_px: int = 224
     step_batch_size: int = 16
+    s3_url: str | None = None
     would_it_wait: bool = False
     device_images_per_second: float = 63.0
     out: str | None = None
@@ -83,9 +86,13 @@ _QUICK = {"repeats": 3, "round_seconds": 0.5, "num_pictures": 24, "num_examples"
 _QUICK_SUITES = ("records", "decode", "pipeline", "augment", "step")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
 flags.DEFINE_string("data_dir", None, "Data set of 528 px four-channel cells; default: simulated.", flag_values=_FLAGS)
-flags.DEFINE_list("suites", list(SUITES), "Which suites.", flag_values=_FLAGS)
-flags.DEFINE_integer("repeats", _DEFAULT.repeats, "Rounds.", flag_values=_FLAGS)
-flags.DEFINE_float("round_seconds", _DEFAULT.round_seconds, "Least time of one timing.", flag_values=_FLAGS)
+flags.DEFINE_list("suites", list(SUITES), "Suites to run, comma-separated.", flag_values=_FLAGS)
+flags.DEFINE_integer(
+    "repeats", _DEFAULT.repeats, "How often everything is timed; the median counts.", flag_values=_FLAGS
+)
+flags.DEFINE_float(
+    "round_seconds", _DEFAULT.round_seconds, "Seconds that one timing takes at least.", flag_values=_FLAGS
+)
 flags.DEFINE_integer("num_pictures", _DEFAULT.num_pictures, "Different cells to measure on.", flag_values=_FLAGS)
 flags.DEFINE_integer(
     "num_examples", _DEFAULT.num_examples, "Examples of data sets written from them.", flag_values=_FLAGS
@@ -97,6 +104,12 @@ flags.DEFINE_boolean(
     "quick",
     False,
     "A short round: few pictures, no settings and no peers unless --suites names them.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_string(
+    "s3_url",
+    None,
+    "Folder in an object store for the suite object_store; default: moto's server here.",
     flag_values=_FLAGS,
 )
 flags.DEFINE_boolean("would_it_wait", False, "Would a device of a given speed wait for input here?", flag_values=_FLAGS)
@@ -149,7 +162,7 @@ def _pictures(config: BenchmarkConfig, folder: str) -> Pictures:
 
 
 def _suites(config: BenchmarkConfig, pictures: Pictures) -> dict[str, Callable[[], Suite]]:
-    from trainer import benchmark_device, benchmark_input, benchmark_peers, benchmark_pipeline
+    from trainer import benchmark_device, benchmark_input, benchmark_peers, benchmark_pipeline, benchmark_store
 
     suites: dict[str, Callable[[], Suite]] = {
         suite.name: lambda suite=suite: suite(pictures)
@@ -162,6 +175,7 @@ def _suites(config: BenchmarkConfig, pictures: Pictures) -> dict[str, Callable[[
             benchmark_device.AugmentSuite,
         )
     }
+    suites["object_store"] = lambda: benchmark_store.ObjectStoreSuite(pictures, s3_url=config.s3_url)
     suites["step"] = lambda: benchmark_device.StepSuite(
         pictures, model=config.model, size_px=config.step_size_px, batch_size=config.step_batch_size
     )

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from google.protobuf import message
 
-from hpa_proto import cells_pb2, example_pb2, records, schema, storage
-from hpa_proto.errors import DatasetError
+from hpa_proto import cells_pb2, example_pb2, masks, records, schema, storage
+from hpa_proto.errors import DatasetError, reason_of
 from trainer import shards
-from trainer.submission import FovSize, TruthFov, TruthObject
+from trainer.submission import MAX_SIDE_PX, FovSize, TruthFov, TruthObject
 
 _KEYS = schema.FEATURE_KEYS
 _FEATURES = (_KEYS.cell_id, _KEYS.fov_id, _KEYS.mask_rle, _KEYS.fov_height, _KEYS.fov_width)
@@ -58,7 +58,7 @@ def read_cell_masks(data_dir: str, manifest: cells_pb2.DatasetManifest, split: s
                         raise DatasetError(f"{path}: not a readable example at byte {offset}: {error}") from error
                     num_records += 1
         except OSError as error:
-            raise DatasetError(f"{path}: the manifest's shard cannot be read ({error})") from error
+            raise DatasetError(f"{path}: the manifest's shard cannot be read ({reason_of(error)})") from error
         if num_records != shard.num_examples:
             raise DatasetError(f"{path}: {num_records} examples, the manifest says {shard.num_examples}")
 
@@ -105,10 +105,17 @@ def _parse_record(record: bytes) -> CellMask:
     missing = [key for key in _FEATURES if key not in feature]
     if missing:
         raise ValueError(f"it has no feature {', '.join(missing)}")
-    return CellMask(
+    cell = CellMask(
         cell_id=feature[_KEYS.cell_id].bytes_list.value[0].decode("utf-8"),
         fov_id=feature[_KEYS.fov_id].bytes_list.value[0].decode("utf-8"),
         fov_size=FovSize(feature[_KEYS.fov_height].int64_list.value[0], feature[_KEYS.fov_width].int64_list.value[0]),
         labels=tuple(feature[_KEYS.labels].int64_list.value),
         counts=feature[_KEYS.mask_rle].bytes_list.value[0],
     )
+    if not (schema.is_file_name(cell.cell_id) and schema.is_file_name(cell.fov_id)):
+        raise ValueError(f"its ids are {cell.cell_id!r} and {cell.fov_id!r}; wanted: letters, digits, '_', '.' and '-'")
+    if not 0 < min(cell.fov_size) <= max(cell.fov_size) <= MAX_SIDE_PX:
+        raise ValueError(f"its FOV is {cell.fov_size.width} x {cell.fov_size.height} px")
+    # pycocotools, which works with it from here on, reads past its memory where runs are unsound.
+    masks.check_mask(cell.counts, height=cell.fov_size.height, width=cell.fov_size.width)
+    return cell

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import numpy as np
+from google.protobuf import message
 
 from hpa_proto import example_pb2, records, schema, storage
 from hpa_proto.errors import DatasetError
@@ -34,11 +35,15 @@ def read_cells(source: Source, split: str, cell_ids: Collection[str]) -> Iterato
             return
         path = storage.join(source.data_dir, shard.name)
         with storage.open_read(path) as file:
-            for _, record in records.read_records(file, path=path):
-                feature = example_pb2.Example.FromString(record).features.feature
-                cell_id = wanted.pop(feature[_KEYS.cell_id].bytes_list.value[0], None)
+            for offset, record in records.read_records(file, path=path):
+                try:
+                    feature = example_pb2.Example.FromString(record).features.feature
+                    cell_id, image = (feature[key].bytes_list.value[0] for key in (_KEYS.cell_id, _KEYS.image))
+                except (message.DecodeError, IndexError) as error:
+                    raise DatasetError(f"{path}: not a readable example at byte {offset}: {error}") from error
+                cell_id = wanted.pop(cell_id, None)
                 if cell_id is not None:
-                    yield cell_id, dataset.decode_image(source, feature[_KEYS.image].bytes_list.value[0]).numpy()
+                    yield cell_id, dataset.decode_image(source, image).numpy()
                 if not wanted:
                     break
     if wanted:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto import redaction
+from hpa_proto.errors import ConfigError, DatasetError, explain
 
 Config = TypeVar("Config")
 
@@ -72,14 +73,18 @@ def run_main(
     Returns:
       The exit status: 1 after an error, which stands in one line on stderr.
     """
-    try:
-        config = make_config(argv)
-        closing = f"{doc}\n{values.get_help()}" if config is None else body(config)
-    except (ConfigError, DatasetError, OSError, *errors) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(closing)
-    return 0
+    with redaction.redacted_output():
+        try:
+            config = make_config(argv)
+            closing = f"{doc}\n{values.get_help()}" if config is None else body(config)
+        except (ConfigError, DatasetError, OSError, *errors) as error:
+            print(
+                f"error: {explain(error, ((name, values[name].value, values[name].help) for name in values))}",
+                file=sys.stderr,
+            )
+            return 1
+        print(closing)
+        return 0
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str], *, module: str, takes_names: bool = False) -> list[str]:

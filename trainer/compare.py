@@ -59,10 +59,17 @@ class CompareConfig:
 _FLAGS = flags.FlagValues()
 _DEFAULT = CompareConfig(run_dirs=("-",))
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
-flags.DEFINE_string("split", _DEFAULT.split, "Split of the predictions.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "split", _DEFAULT.split, "Split to compare on: each run needs a predictions-<split>.parquet.", flag_values=_FLAGS
+)
 flags.DEFINE_string("out_dir", "", "Folder to write; default: print only.", flag_values=_FLAGS)
-flags.DEFINE_integer("num_resamples", _DEFAULT.num_resamples, "Of the bootstrap over FOVs.", flag_values=_FLAGS)
-flags.DEFINE_integer("seed", _DEFAULT.seed, "Of the bootstrap.", flag_values=_FLAGS)
+flags.DEFINE_integer(
+    "num_resamples",
+    _DEFAULT.num_resamples,
+    "Random draws of FOVs (bootstrap) for the confidence intervals; more take longer.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer("seed", _DEFAULT.seed, "Seed of the bootstrap's random draws.", flag_values=_FLAGS)
 
 
 def run(config: CompareConfig) -> Comparison:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,17 @@ import numpy as np
 import pandas as pd
 
 from hpa_proto.errors import ConfigError, DatasetError
-from trainer import bootstrap, judged, predictions, run_folder
+from trainer import bootstrap, judged, metrics, predictions, run_folder
 from trainer.bootstrap import Difference, Interval
 from trainer.judged import Judged
 
+_RARE_RECALL = "rare_recall"
 # In the order of the table of differences.
-COMPARED: tuple[str, ...] = ("accuracy", "macro_f1", "balanced_accuracy", "micro_f1", "top3_accuracy", "log_loss")
+COMPARED: tuple[str, ...] = (
+    *("accuracy", "macro_f1", _RARE_RECALL, "balanced_accuracy", "micro_f1", "top3_accuracy", "log_loss"),
+)
+# On the split, in the table of runs.
+HEADLINES: tuple[str, ...] = ("accuracy", "macro_f1", _RARE_RECALL)
 _VALIDATION = "validation"
 
 
@@ -32,7 +37,8 @@ class RunSummary:
       history: rows of history.csv.
       best_row: the row of the epoch that is the best by what the run monitors.
       judged: answers on the split that is compared; None where the run has no predictions of it.
-      figures: of them, name -> figure as in `Evaluation.overall`; empty where there are none.
+      figures: of them, name -> figure as in `Evaluation.overall`, and "rare_recall", the mean recall of `rare_classes`; empty
+        where there are none.
     """
 
     name: str
@@ -42,6 +48,14 @@ class RunSummary:
     best_row: dict[str, float]
     judged: Judged | None
     figures: dict[str, Interval]
+
+    @property
+    def rare_classes(self) -> tuple[str, ...]:
+        """The rarest third of the classes by their cells on the split; none where the run has no predictions of it."""
+        if self.judged is None:
+            return ()
+        names = self.judged.predictions.class_names
+        return tuple(names[k] for k in find_rarest_third(self.judged.labels))
 
     @property
     def images_per_second(self) -> float:
@@ -88,7 +102,7 @@ def compare_runs(
 
     Raises:
       ConfigError: a folder that is no run, one without a finished epoch, or a run named twice.
-      DatasetError: a predictions file that cannot be used.
+      DatasetError: a predictions file that cannot be used, or no run has one of the split.
     """
     if len({Path(run_dir).resolve() for run_dir in run_dirs}) < len(run_dirs):
         raise ConfigError(f"{' '.join(run_dirs)}: a run stands twice")
@@ -98,6 +112,11 @@ def compare_runs(
     runs = [
         summarise_run(run_dir, name=name, split=split, **draws) for name, run_dir in zip(names, run_dirs, strict=True)
     ]
+    if all(run.judged is None for run in runs):
+        raise DatasetError(
+            f"no run has predictions of split {split!r} (looked for predictions-{split}.parquet); write them with "
+            f"`python -m trainer.evaluate --run_dir=... --data_dir=... --split={split}`, or give another --split"
+        )
     notes = [note for run in runs for note in _note_predictions(run, split)]
     differences: dict[str, dict[str, Difference]] = {}
     for run in runs[1:]:
@@ -107,6 +126,9 @@ def compare_runs(
             except DatasetError as error:
                 notes.append(f"{runs[0].name} and {run.name}: {error}")
             else:
+                found |= bootstrap.paired_differences(
+                    _rare_recall_of(runs[0].judged), runs[0].judged.sums, run.judged.sums, **draws
+                )
                 differences[run.name] = {name: found[name] for name in COMPARED if name in found}
     return Comparison(split, tuple(runs), differences, tuple(notes))
 
@@ -123,6 +145,9 @@ def summarise_run(run_dir: str, *, name: str, split: str, num_resamples: int, se
     if answers is not None:
         resampled = bootstrap.resample(answers.sums, num_resamples=num_resamples, seed=seed)
         figures = judged.measure(answers, resampled)
+        measure = _rare_recall_of(answers)
+        value, draws = measure(answers.sums.sum(axis=0))[_RARE_RECALL], measure(resampled)[_RARE_RECALL]
+        figures[_RARE_RECALL] = bootstrap.interval(value[np.newaxis], draws[:, np.newaxis])[0]
     return RunSummary(
         name=name,
         record=record,
@@ -132,6 +157,31 @@ def summarise_run(run_dir: str, *, name: str, split: str, num_resamples: int, se
         judged=answers,
         figures=figures,
     )
+
+
+def find_rarest_third(labels: np.ndarray) -> np.ndarray:
+    """Finds the classes with the fewest cells, a third of those that occur: their numbers, ascending.
+
+    Args:
+      labels: bool[n, K].
+    """
+    counts = labels.sum(axis=0)
+    occurring = np.flatnonzero(counts)
+    rarest = occurring[np.argsort(counts[occurring], kind="stable")]
+    return np.sort(rarest[: max(1, round(len(occurring) / 3))])
+
+
+def _rare_recall_of(own: Judged) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Returns what measures the mean recall of the rarest third, a figure of sums as those of `metrics.figures`."""
+    rarest = find_rarest_third(own.labels)
+
+    def measure(sums: np.ndarray) -> dict[str, np.ndarray]:
+        recall = metrics.class_figures(sums)["recall"][..., rarest]
+        # A resample may lack a class.
+        num_defined = np.isfinite(recall).sum(axis=-1)
+        return {_RARE_RECALL: np.nansum(recall, axis=-1) / np.where(num_defined, num_defined, np.nan)}
+
+    return measure
 
 
 def count_parameters(run_dir: str) -> int:
@@ -173,7 +223,7 @@ def make_table(comparison: Comparison) -> pd.DataFrame:
             "validation_accuracy": best["val_accuracy"],
             "validation_macro_f1": best["val_macro_f1"],
         }
-        for name in ("accuracy", "macro_f1"):
+        for name in HEADLINES:
             figure = run.figures.get(name, Interval(math.nan))
             column = f"{comparison.split}_{name}"
             row |= {column: figure.value, f"{column}_low": figure.low, f"{column}_high": figure.high}

@@ -9,7 +9,7 @@ from pathlib import Path
 from hpa_proto import report_page
 from trainer import evaluation_charts
 from trainer.bootstrap import Difference
-from trainer.comparison import Comparison, RunSummary
+from trainer.comparison import HEADLINES, Comparison, RunSummary
 from trainer.evaluation_tables import format_interval, format_percent
 
 _TEMPLATE = Path(__file__).parent / "templates" / "comparison.html.j2"
@@ -28,7 +28,7 @@ def list_columns(comparison: Comparison) -> list[str]:
     return [
         *("run", "model", "input", "trainable parameters", "optimizer", "epochs (best)", "training time", "images/s"),
         *("train accuracy", "validation accuracy", "validation macro F1"),
-        *(f"{comparison.split} accuracy", f"{comparison.split} macro F1"),
+        *(f"{comparison.split} {_name_figure(name)}" for name in HEADLINES),
     ]
 
 
@@ -40,10 +40,18 @@ def list_rows(comparison: Comparison) -> list[list[str]]:
 def list_differences(comparison: Comparison) -> list[list[str]]:
     """Writes the differences to the first run: run, figure, difference with its interval, p-value."""
     return [
-        [run, name.replace("_", " ").replace("f1", "F1"), format_difference(name, difference), _format_p(difference)]
+        [run, _name_figure(name), format_difference(name, difference), _format_p(difference)]
         for run, differences in comparison.differences.items()
         for name, difference in differences.items()
     ]
+
+
+def describe_rarest(comparison: Comparison) -> str:
+    """Says which classes are the rarest third, as seen by the first run that has predictions; "" where none has."""
+    classes = next((run.rare_classes for run in comparison.runs if run.rare_classes), ())
+    if not classes:
+        return ""
+    return f"The rarest third of the classes on {comparison.split}, by cells: {', '.join(classes)}; the mean of their recalls."
 
 
 def render_markdown(comparison: Comparison) -> str:
@@ -56,6 +64,8 @@ def render_markdown(comparison: Comparison) -> str:
         )
         head = ["run", "figure", "difference", "p"]
         parts.append(_markdown_table(head, list_differences(comparison), num_text=_TEXT_COLUMNS))
+    if sentence := describe_rarest(comparison):
+        parts.append(_escape(sentence))
     if comparison.notes:
         parts.append("\n".join(f"- {_escape(note)}" for note in comparison.notes))
     return "\n\n".join(parts) + "\n"
@@ -72,6 +82,7 @@ def render_page(comparison: Comparison) -> str:
         first=comparison.runs[0].name,
         split=comparison.split,
         notes=comparison.notes,
+        rarest=describe_rarest(comparison),
         charts=[_draw_chart(comparison.runs, *chart) for chart in _CHARTS],
     )
 
@@ -111,7 +122,7 @@ def _format_run(run: RunSummary) -> list[str]:
         f"{run.images_per_second:.1f}" if math.isfinite(run.images_per_second) else _NOTHING,
         *(format_percent(best[column]) for column in ("accuracy", "val_accuracy", "val_macro_f1")),
     ]
-    for name in ("accuracy", "macro_f1"):
+    for name in HEADLINES:
         found.append(format_interval(run.figures[name]) if name in run.figures else _NOTHING)
     return found
 
@@ -140,6 +151,10 @@ def format_difference(name: str, difference: Difference) -> str:
 
 def _format_p(difference: Difference) -> str:
     return f"{difference.p_value:.3f}" if math.isfinite(difference.p_value) else _NOTHING
+
+
+def _name_figure(name: str) -> str:
+    return "recall of the rarest third" if name == "rare_recall" else name.replace("_", " ").replace("f1", "F1")
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int) -> str:

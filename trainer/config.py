@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hpa_proto import storage
+from hpa_proto import schema, storage
 from hpa_proto.errors import ConfigError
 from trainer.augment import AugmentConfig
 from trainer.optimizers import OptimizerConfig
@@ -15,6 +15,8 @@ IMBALANCE: tuple[str, ...] = ("none", "class_weight", "focal", "balanced_samplin
 PRECISIONS: tuple[str, ...] = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 STRATEGIES: tuple[str, ...] = ("auto", "none", "data_parallel")
 MONITORS: tuple[str, ...] = ("val_loss", "val_accuracy", "val_macro_f1")
+
+_DEFAULT_SPLITS = {"train_split": "train", "validation_split": "validation"}
 
 # These may differ when a run goes on: they say where and on what it runs and what it reports, not what it computes.
 _NOT_DECISIVE = (
@@ -35,13 +37,16 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-      data_dir: folder or gs:// URL with manifest.json.
+      data_dir: folder or fsspec URL with manifest.json.
       run_dir: folder of the run; made, or gone on with.
       model: name in `backbones.BACKBONES`.
       weights: of the backbone: "none", "imagenet" or a file.
       dropout: between pooling and logits.
-      train_split: split to learn from.
+      train_split: split to learn from; several as one: "train+validation".
       validation_split: split that is measured after every epoch.
+      fold: of a data set with folds: learn from all others (`train_split` becomes "fold1+fold2", say) and measure on this
+        one (`validation_split`), from 0; None: by splits.
+      num_folds: how many folds the data set has; with `fold`.
       batch_size: examples of a step, over all devices and hosts.
       epochs: virtual epochs.
       steps_per_epoch: steps of a virtual epoch; 0: once through the split. The data go on from epoch to epoch.
@@ -73,8 +78,10 @@ class TrainConfig:
     model: str = "efficientnetb0"
     weights: str = "none"
     dropout: float = 0.2
-    train_split: str = "train"
-    validation_split: str = "validation"
+    train_split: str = _DEFAULT_SPLITS["train_split"]
+    validation_split: str = _DEFAULT_SPLITS["validation_split"]
+    fold: int | None = None
+    num_folds: int | None = None
     batch_size: int = 32
     epochs: int = 30
     steps_per_epoch: int = 0
@@ -132,6 +139,26 @@ class TrainConfig:
         if not self.run_dir or storage.is_url(self.run_dir):
             raise ConfigError(f"run folder {self.run_dir!r}: give a local folder")
         self._check_hosts()
+        self._choose_folds()
+
+    def _choose_folds(self) -> None:
+        if self.fold is None and self.num_folds is None:
+            return
+        if self.fold is None or self.num_folds is None:
+            raise ConfigError("--fold and --num_folds go together, as in --fold=0 --num_folds=5")
+        if not 0 <= self.fold < self.num_folds or self.num_folds < 2:
+            raise ConfigError(
+                f"--fold={self.fold} --num_folds={self.num_folds}: give 2 folds or more, and one from 0 to --num_folds - 1"
+            )
+        names = [schema.fold_name(fold) for fold in range(self.num_folds)]
+        held_out = names.pop(self.fold)
+        for field, split in {"train_split": schema.join_splits(names), "validation_split": held_out}.items():
+            # The folds' own names stand here when a config is made from another, or from a run's record.
+            if getattr(self, field) not in (_DEFAULT_SPLITS[field], split):
+                raise ConfigError(
+                    f"--fold says what is learned and measured: leave --{field}={getattr(self, field)} out"
+                )
+            object.__setattr__(self, field, split)
 
     def _check_hosts(self) -> None:
         if not 0 <= self.host_index < self.num_hosts:

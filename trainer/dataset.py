@@ -6,11 +6,14 @@ Records stay encoded until after the shuffle, so that skipping and shuffling cos
 The order of training is a pure function of (seed, step): epoch e has its own order of shards and its own shuffle, both
 drawn from (seed, e), and batch s starts at example s * batch_size of the endless stream of epochs. A run that goes on at
 step s opens that epoch and skips encoded records.
+
+Shards on a disk are read by TensorFlow. Those of an object store it cannot read (s3://), or only with credentials of its own
+(gs://): they come through fsspec, some megabytes at a time and several shards at once, in the same order, with no copy kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,10 +77,10 @@ def training_dataset(
         )
     copies = _copies_per_class(source.manifest, own_shards) if balanced else None
     epoch, start = divmod(start_step * host_batch, num_examples)
-    records = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
+    encoded = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
         lambda epoch: _epoch_records(source, own_shards, epoch, seed=seed, copies=copies)
     )
-    examples = records.skip(start).enumerate(start=start_step * host_batch)
+    examples = encoded.skip(start).enumerate(start=start_step * host_batch)
 
     def parse(position: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         step, place = position // host_batch, position % host_batch
@@ -100,8 +103,8 @@ def evaluation_dataset(source: Source, *, split: str, batch_size: int, pad_last_
       Batches of {"id": string [B], "image": uint8 [B, C, S, S], "labels": float32 [B, K]}.
     """
     split_shards = shards.shards_of(source.manifest, split)
-    records = _shard_table(source, split_shards).flat_map(_read_shard)
-    examples = records.map(lambda record: _parse(source, record), num_parallel_calls=tf.data.AUTOTUNE)
+    encoded = _shard_table(source, split_shards).flat_map(_reader(source))
+    examples = encoded.map(lambda record: _parse(source, record), num_parallel_calls=tf.data.AUTOTUNE)
     missing = -sum(shard.num_examples for shard in split_shards) % batch_size
     if pad_last_batch and missing:
         filler = {key: tf.zeros(spec.shape, spec.dtype) for key, spec in examples.element_spec.items() if key != "id"}
@@ -150,9 +153,31 @@ def _shard_table(source: Source, split_shards: Sequence[cells_pb2.ShardInfo]) ->
     return tf.data.Dataset.from_tensor_slices((paths, np.array(counts, dtype=np.int64)))
 
 
-def _read_shard(path: tf.Tensor, num_examples: tf.Tensor) -> tf.data.Dataset:
-    records = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
-    return records.apply(tf.data.experimental.assert_cardinality(num_examples))
+def _reader(source: Source) -> Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset]:
+    """Returns what reads a shard: (path, number of examples) -> encoded records."""
+    read_file = _read_stored_file if storage.is_url(source.data_dir) else _read_local_file
+
+    def read(path: tf.Tensor, num_examples: tf.Tensor) -> tf.data.Dataset:
+        return read_file(path).apply(tf.data.experimental.assert_cardinality(num_examples))
+
+    return read
+
+
+def _read_local_file(path: tf.Tensor) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
+
+
+def _read_groups(path: bytes) -> Iterator[np.ndarray]:
+    for group in shards.read_groups(path.decode(), num_bytes=_READ_BUFFER_BYTES):
+        yield np.array(group, dtype=object)
+
+
+def _read_stored_file(path: tf.Tensor) -> tf.data.Dataset:
+    # By groups: Python has to do with megabytes then, not with every record. One group is fetched ahead.
+    groups = tf.data.Dataset.from_generator(
+        _read_groups, args=(path,), output_signature=tf.TensorSpec([None], tf.string)
+    )
+    return groups.prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
 
 
 def _epoch_records(
@@ -169,11 +194,11 @@ def _epoch_records(
     tf.random.set_seed(1)
     seeds = tf.random.stateless_uniform([3], seed=[seed, epoch], minval=1, maxval=tf.int64.max, dtype=tf.int64)
     num_examples = sum(shard.num_examples for shard in own_shards)
-    records = (
+    encoded = (
         _shard_table(source, own_shards)
         .shuffle(len(own_shards), seed=seeds[0], reshuffle_each_iteration=False)
         .interleave(
-            _read_shard,
+            _reader(source),
             cycle_length=min(_NUM_READERS, len(own_shards)),
             num_parallel_calls=min(_NUM_READERS, len(own_shards)),
             deterministic=True,
@@ -181,8 +206,8 @@ def _epoch_records(
     )
     if copies is not None:
         # By groups: a data set of its own for every record takes half a millisecond on the one thread that is here.
-        records = (
-            records.enumerate()
+        encoded = (
+            encoded.enumerate()
             .map(
                 lambda index, record: (record, _num_copies(record, copies, seed=tf.stack([seeds[2], index]))),
                 num_parallel_calls=_NUM_READERS,
@@ -193,9 +218,9 @@ def _epoch_records(
         )
     mean_bytes = sum(shard.num_bytes for shard in own_shards) // num_examples
     buffer_size = max(1, min(_MAX_SHUFFLE_BUFFER, _SHUFFLE_BUFFER_BYTES // max(1, mean_bytes), num_examples))
-    records = records.shuffle(buffer_size, seed=seeds[1], reshuffle_each_iteration=False)
+    encoded = encoded.shuffle(buffer_size, seed=seeds[1], reshuffle_each_iteration=False)
     # With copies an epoch has about as many examples as the shards; made exact, a step's epoch is known without reading.
-    return records if copies is None else records.repeat().take(num_examples)
+    return encoded if copies is None else encoded.repeat().take(num_examples)
 
 
 def _copies_per_class(manifest: cells_pb2.DatasetManifest, own_shards: Sequence[cells_pb2.ShardInfo]) -> np.ndarray:

@@ -67,11 +67,15 @@ class EmbedConfig:
 _FLAGS = flags.FlagValues()
 _DEFAULT = EmbedConfig(predictions="file")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
-flags.DEFINE_string("predictions", "", "predictions.parquet with embeddings.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "predictions", "", "predictions.parquet, written by `python -m trainer.predict --embeddings`.", flag_values=_FLAGS
+)
 flags.DEFINE_string("out", "", "File to write; default: beside the predictions.", flag_values=_FLAGS)
-flags.DEFINE_string("method", _DEFAULT.method, "pca or umap.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "method", _DEFAULT.method, "How features become a map of two dimensions: pca or umap.", flag_values=_FLAGS
+)
 flags.DEFINE_string("format", _DEFAULT.format, "picture (.png) or anndata (.h5ad).", flag_values=_FLAGS)
-flags.DEFINE_integer("seed", _DEFAULT.seed, "Of UMAP.", flag_values=_FLAGS)
+flags.DEFINE_integer("seed", _DEFAULT.seed, "Seed of UMAP's random start, with --method=umap.", flag_values=_FLAGS)
 
 
 def run(config: EmbedConfig) -> int:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +45,7 @@ class EvaluateConfig:
       validation_predictions: file of the same model on other FOVs; empty: none, or made where `predictions` is empty.
       run_dir: folder of the run: its curves and, with `data_dir`, what it looked at.
       data_dir: data set of the predictions: cells are compared with it and shown.
-      split: to judge, without `predictions`.
+      split: to judge, without `predictions`; None: "test", or the fold that a run of folds held out.
       checkpoint: "best" or "last", without `predictions`.
       batch_size: of predicting.
       grad_cam: show what the model looked at, where run and data set are given.
@@ -59,7 +58,7 @@ class EvaluateConfig:
     validation_predictions: str = ""
     run_dir: str = ""
     data_dir: str = ""
-    split: str = "test"
+    split: str | None = None
     checkpoint: str = "best"
     batch_size: int = 32
     grad_cam: bool = True
@@ -89,16 +88,48 @@ _FLAGS = flags.FlagValues()
 _DEFAULT = EvaluateConfig(predictions="file")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
 flags.DEFINE_string("predictions", "", "predictions.parquet of the split to judge.", flag_values=_FLAGS)
-flags.DEFINE_string("validation_predictions", "", "The same model's of the validation split.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "validation_predictions",
+    "",
+    "predictions.parquet of the same model on the validation split: thresholds are chosen on it.",
+    flag_values=_FLAGS,
+)
 flags.DEFINE_string("run_dir", "", "Folder of the run (runs/<name>).", flag_values=_FLAGS)
-flags.DEFINE_string("data_dir", "", "Data set of the predictions.", flag_values=_FLAGS)
-flags.DEFINE_string("split", _DEFAULT.split, "Split to judge, without --predictions.", flag_values=_FLAGS)
-flags.DEFINE_string("checkpoint", _DEFAULT.checkpoint, "best or last, without --predictions.", flag_values=_FLAGS)
-flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Of predicting.", flag_values=_FLAGS)
-flags.DEFINE_boolean("grad_cam", True, "Show what the model looked at (run and data set given).", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "data_dir", "", "Folder of the data set that is, or was, predicted; shows pictures of cells.", flag_values=_FLAGS
+)
+flags.DEFINE_string(
+    "split",
+    _DEFAULT.split,
+    "Split to judge, without --predictions. Default: test, or the fold that a run of folds held out.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_string(
+    "checkpoint",
+    _DEFAULT.checkpoint,
+    "Weights to predict with, without --predictions: best or last epoch (best, last).",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer(
+    "batch_size",
+    _DEFAULT.batch_size,
+    "Pictures that are predicted at a time, without --predictions.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_boolean(
+    "grad_cam",
+    True,
+    "Show where in a cell the model looked (Grad-CAM); needs --run_dir and --data_dir.",
+    flag_values=_FLAGS,
+)
 flags.DEFINE_string("out_dir", "", "Folder to write; default: RUN_DIR/report, or report.", flag_values=_FLAGS)
-flags.DEFINE_integer("num_resamples", _DEFAULT.num_resamples, "Of the bootstrap over FOVs.", flag_values=_FLAGS)
-flags.DEFINE_integer("seed", _DEFAULT.seed, "Of the bootstrap.", flag_values=_FLAGS)
+flags.DEFINE_integer(
+    "num_resamples",
+    _DEFAULT.num_resamples,
+    "Random draws of FOVs (bootstrap) for the confidence intervals; more take longer.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer("seed", _DEFAULT.seed, "Seed of the bootstrap's random draws.", flag_values=_FLAGS)
 
 
 def run(config: EvaluateConfig) -> Evaluation:
@@ -145,45 +176,24 @@ def run(config: EvaluateConfig) -> Evaluation:
 
 def _predict_missing(config: EvaluateConfig) -> tuple[str, str]:
     """Returns the files of the split to judge and of validation ("" where there is none), predicted where need be."""
-    from trainer import predict, shards
+    from trainer import folds, predict, shards
 
-    manifest, digest = shards.read_manifest(config.data_dir)
+    manifest, _ = shards.read_manifest(config.data_dir)
     if manifest.label_scope == "unlabelled":
         raise DatasetError(
             f"{config.data_dir}: has no labels, so nothing can be judged; `python -m trainer.predict` predicts"
         )
-    splits = {split.name for split in manifest.splits if split.num_examples} - {config.split}
-    wanted = [config.split, *({_VALIDATION_SPLIT} & splits)]
+    split = config.split or folds.held_out_split((config.run_dir,)) or predict.DEFAULT_SPLIT
+    others = {each.name for each in manifest.splits if each.num_examples} - {split}
+    wanted = [split, *({_VALIDATION_SPLIT} & others)]
     paths = []
     for split in wanted:
         options = predict.PredictConfig(
             (config.run_dir,), config.data_dir, split, checkpoint=config.checkpoint, batch_size=config.batch_size
         )
-        if not _is_current(options.path, config, split=split, manifest_sha256=digest):
-            print(f"predicting split {split!r}", flush=True)
-            predict.run(options)
+        predict.run_if_missing(options)
         paths.append(options.path)
     return paths[0], paths[1] if len(paths) > 1 else ""
-
-
-def _is_current(path: str, config: EvaluateConfig, *, split: str, manifest_sha256: str) -> bool:
-    """Whether a file has what the run's checkpoint says about a split of this very data set."""
-    from trainer import run_folder
-    from trainer.predictions import read_info
-
-    checkpoint = Path(config.run_dir) / (run_folder.BEST_NAME if config.checkpoint == "best" else run_folder.LAST_NAME)
-    if not (os.path.exists(path) and checkpoint.exists() and os.path.getmtime(path) >= checkpoint.stat().st_mtime):
-        return False
-    try:
-        info = read_info(path)
-    except DatasetError:
-        return False
-    return (
-        [(run["run_dir"], run["checkpoint"]) for run in info.runs] == [(_name(config.run_dir), config.checkpoint)]
-        and (info.split, info.manifest_sha256, info.tta) == (split, manifest_sha256, False)
-        # Not one that was written with --ignore_labels.
-        and info.label_scope != "unlabelled"
-    )
 
 
 def _read_history(run_dir: str, info: PredictionsInfo) -> list[dict[str, float]]:

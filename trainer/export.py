@@ -11,18 +11,21 @@ All flags: python -m trainer.export --help
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 from trainer import command
 
@@ -40,7 +43,7 @@ class ExportConfig:
 
     Attributes:
       run_dir: folder of the run.
-      out_dir: folder to make; it must not be there yet, or be empty.
+      out_dir: folder or fsspec URL to make; it must not be there yet, or be empty.
       formats: of "saved_model", "keras" and "onnx".
       checkpoint: "best" or "last".
       embeddings: the pooled features are a second output.
@@ -58,10 +61,20 @@ _FLAGS = flags.FlagValues()
 _DEFAULT = ExportConfig(run_dir="", out_dir="")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
 flags.DEFINE_string("run_dir", None, "Folder of the run (runs/<name>).", flag_values=_FLAGS)
-flags.DEFINE_string("out_dir", None, "Folder to make.", flag_values=_FLAGS)
-flags.DEFINE_list("formats", list(_DEFAULT.formats), "Of saved_model, keras and onnx.", flag_values=_FLAGS)
-flags.DEFINE_string("checkpoint", _DEFAULT.checkpoint, "best or last.", flag_values=_FLAGS)
-flags.DEFINE_boolean("embeddings", False, "Give out the pooled features too.", flag_values=_FLAGS)
+flags.DEFINE_string("out_dir", None, "Folder to write; it must not be there yet.", flag_values=_FLAGS)
+flags.DEFINE_list(
+    "formats",
+    list(_DEFAULT.formats),
+    "Formats to write, comma-separated: saved_model, keras, onnx.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_string(
+    "checkpoint",
+    _DEFAULT.checkpoint,
+    "Which weights of the run: those of its best epoch (best) or of its last (last).",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_boolean("embeddings", False, "The model gives each cell's features (embedding) too.", flag_values=_FLAGS)
 
 
 def run(config: ExportConfig) -> dict[str, Any]:
@@ -76,29 +89,50 @@ def run(config: ExportConfig) -> dict[str, Any]:
 
     formats = tuple(dict.fromkeys(config.formats))
     exported_model.check_formats(formats)
-    out_dir = Path(config.out_dir).absolute()
-    if "://" in config.out_dir or (out_dir.exists() and not (out_dir.is_dir() and not any(out_dir.iterdir()))):
-        raise ConfigError(f"--out_dir={config.out_dir}: give a local folder that is not there yet")
-    trained = trained_model.load_trained_model(config.run_dir, checkpoint=config.checkpoint)
-    model = exported_model.build_exported_model(
-        trained.classifier,
-        trained.source.class_names,
-        channels=trained.source.manifest.channels,
-        multi_label=trained.source.multi_label,
-        embeddings=config.embeddings,
-    )
-    part = out_dir.with_name(f".tmp-{out_dir.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with _make_folder(config.out_dir) as part:
+        trained = trained_model.load_trained_model(config.run_dir, checkpoint=config.checkpoint)
+        model = exported_model.build_exported_model(
+            trained.classifier,
+            trained.source.class_names,
+            channels=trained.source.manifest.channels,
+            multi_label=trained.source.multi_label,
+            embeddings=config.embeddings,
+        )
         differences = exported_model.write_formats(model, part, formats)
         files = {name: exported_model.FILE_NAMES[name] for name in formats}
         card = describe_export(config, trained, model, differences=differences, files=files)
         (part / CARD_NAME).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        part.rename(out_dir)
+    return card
+
+
+@contextlib.contextmanager
+def _make_folder(out_dir: str) -> Iterator[Path]:
+    """Yields a folder to fill; it becomes `out_dir` when the block ends without an error."""
+    taken = ConfigError(f"--out_dir={out_dir}: give a folder that is not there yet")
+    if storage.is_url(out_dir):
+        if storage.list_files(out_dir):
+            raise taken
+        with tempfile.TemporaryDirectory() as part:
+            yield Path(part)
+            # The card last: with it the export is whole.
+            for name in sorted(storage.list_files(part), key=lambda name: name == CARD_NAME):
+                with (
+                    open(storage.join(part, name), "rb") as file,
+                    storage.create(storage.join(out_dir, name)) as target,
+                ):
+                    shutil.copyfileobj(file, target)
+        return
+    folder = Path(out_dir).absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise taken
+    part = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return card
 
 
 def describe_export(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from hpa_proto import schema, storage
 from hpa_proto.errors import DatasetError
 from trainer import bootstrap, metrics, shards, thresholds
 from trainer.bootstrap import Difference, Interval
-from trainer.predictions import Predictions
+from trainer.predictions import ClassInfo, Predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def check_validation(predictions: Predictions, validation: Predictions) -> None:
         if found != wanted:
             raise DatasetError(
                 f"the validation predictions ({validation.info.split}) are not of the model that is judged: {what} "
-                f"{_short(found)}, not {_short(wanted)}; predict both splits with the same --run_dir"
+                f"{_describe(found)}, not {_describe(wanted)}; predict both splits with the same --run_dir"
             )
     common = np.intersect1d(predictions.fov_ids.astype(str), validation.fov_ids.astype(str))
     if len(common):
@@ -134,8 +135,9 @@ def check_dataset(predictions: Predictions, data_dir: str) -> None:
         )
     plan_path = storage.join(data_dir, schema.PLAN_NAME)
     if storage.exists(plan_path):
-        plan = storage.read_table(plan_path)
-        strangers = ~np.isin(predictions.cell_ids.astype(str), plan.loc[plan["split"] == split, "cell_id"].astype(str))
+        plan = storage.read_table(plan_path, columns=["split", "cell_id"])
+        own = plan.loc[plan["split"].isin(schema.split_names(split)), "cell_id"]
+        strangers = ~np.isin(predictions.cell_ids.astype(str), own.astype(str))
         if strangers.any():
             raise DatasetError(
                 f"cell {predictions.cell_ids[strangers.argmax()]!r} of the predictions, with {strangers.sum() - 1} others, is "
@@ -210,6 +212,15 @@ def _check(predictions: Predictions, rows: np.ndarray, labels: np.ndarray) -> No
         )
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+def _describe(value: object) -> str:
+    """Writes a value of PredictionsInfo in words: classes and runs by their names."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(_name_of(each) for each in value)
+
+
+def _name_of(thing: ClassInfo | dict[str, Any]) -> str:
+    if isinstance(thing, ClassInfo):
+        return thing.name
+    details = ", ".join(f"{key} {thing[key]}" for key in ("model", "checkpoint", "epoch") if key in thing)
+    return f"{thing['name']} ({details})" if details else str(thing["name"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,7 @@ import keras
 import numpy as np
 import tqdm
 
+from hpa_proto import folder_lock
 from hpa_proto.errors import ConfigError
 from trainer import dataset, epoch_report, input_clock, optimizers, strategy, tensorboard, training_model, validation
 from trainer.config import TrainConfig
@@ -73,18 +76,21 @@ def run(config: TrainConfig) -> RunResult:
     """Trains, or goes on with a run that was stopped.
 
     Raises:
-      ConfigError: the config, the data set and the run folder do not go together.
+      ConfigError: the config, the data set and the run folder do not go together, or the run is under way already.
       DatasetError: the data set is incomplete or altered.
       DivergedError: the loss is no longer finite.
     """
-    source = open_source(config.data_dir, (config.train_split, config.validation_split), check=config.check_shards)
+    splits = (config.train_split, config.validation_split)
+    source = open_source(config.data_dir, splits, check=config.check_shards, num_folds=config.num_folds)
     check_labels(source, config.train_split)
     if config.batch_size > (num_examples := source.num_examples(config.train_split)):
         raise ConfigError(
             f"--batch_size={config.batch_size} is larger than split {config.train_split!r}, which has {num_examples} examples"
         )
-    training = Training(config, source, strategy.open_devices(config))
-    training.train()
+    devices = strategy.open_devices(config)
+    with folder_lock.hold(config.run_dir) if devices.is_chief else contextlib.nullcontext():
+        training = Training(config, source, devices)
+        training.train()
     state = training.state
     return RunResult(config.run_dir, state.step, state.history, math.nan if state.best is None else state.best)
 
@@ -258,17 +264,23 @@ class Training:
             variable.assign(array)
         return result
 
-    def validate(self) -> validation.Validation:
-        """Measures the classifier, as it is, on the validation split."""
+    @functools.cached_property
+    def _validation_batches(self) -> Any:
         config = self._config
+        # Made once: TensorFlow never lets go of what it traces for a pipeline, and a run measures after every epoch.
         batches = dataset.evaluation_dataset(
             self._source, split=config.validation_split, batch_size=config.batch_size, pad_last_batch=True
         )
-        if config.validation_batches:
-            batches = batches.take(config.validation_batches)
+        return batches.take(config.validation_batches) if config.validation_batches else batches
+
+    def validate(self) -> validation.Validation:
+        """Measures the classifier, as it is, on the validation split."""
+        config = self._config
         rows = self._devices.host_rows(config.batch_size)
         labels, logits = [], []
-        for batch in dataset.iterate(batches, self._source, split=config.validation_split, as_numpy=True):
+        for batch in dataset.iterate(
+            self._validation_batches, self._source, split=config.validation_split, as_numpy=True
+        ):
             outputs = self._devices.fetch(self._runner.predict(self._devices.put({"image": batch["image"][rows]})))
             is_cell = batch["id"] != b""
             labels.append(batch["labels"][is_cell])

@@ -11,8 +11,6 @@ All flags: python -m trainer.overlay --help
 from __future__ import annotations
 
 import dataclasses
-import glob
-import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -28,7 +26,9 @@ from trainer import cell_masks, command, predictions, shards
 from trainer.cell_masks import CellMask
 from trainer.predictions import Predictions
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_SUFFIXES = tuple(
+    form(suffix) for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff") for form in (str.lower, str.upper)
+)
 _OUTLINE = (255, 255, 255)
 _FONT_SIZE_PX = 14
 _STROKE_PX = 2
@@ -75,13 +75,19 @@ class OverlayConfig:
 _FLAGS = flags.FlagValues()
 _DEFAULT = OverlayConfig(predictions="", data_dir="", images="", fov="")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
-flags.DEFINE_string("predictions", None, "File of trainer.predict.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "predictions", None, "predictions.parquet, as `python -m trainer.predict` writes it.", flag_values=_FLAGS
+)
 flags.DEFINE_string("data_dir", None, "Folder of the data set that was predicted.", flag_values=_FLAGS)
-flags.DEFINE_string("images", None, "Folder of the FOV's channels.", flag_values=_FLAGS)
+flags.DEFINE_string("images", None, "Folder with the FOV's pictures, <id>_red.png and so on.", flag_values=_FLAGS)
 flags.DEFINE_string("fov", None, "Id of the FOV.", flag_values=_FLAGS)
 flags.DEFINE_string("out", "", "PNG or JPEG to write; default <fov>_overlay.png.", flag_values=_FLAGS)
-flags.DEFINE_integer("num_classes", _DEFAULT.num_classes, "Classes to name at a cell, at most.", flag_values=_FLAGS)
-flags.DEFINE_float("min_confidence", _DEFAULT.min_confidence, "Name no class less likely.", flag_values=_FLAGS)
+flags.DEFINE_integer(
+    "num_classes", _DEFAULT.num_classes, "At most so many classes are named at a cell.", flag_values=_FLAGS
+)
+flags.DEFINE_float(
+    "min_confidence", _DEFAULT.min_confidence, "Classes with a lower probability are not named.", flag_values=_FLAGS
+)
 flags.DEFINE_integer("max_side_px", _DEFAULT.max_side_px, "Longer side of the picture, at most.", flag_values=_FLAGS)
 
 
@@ -123,16 +129,17 @@ def read_channels(images: str, fov_id: str) -> np.ndarray:
     """
     planes = []
     for channel in schema.CHANNELS:
-        stem = os.path.join(glob.escape(images), f"{glob.escape(fov_id)}_{channel}")
-        paths = [path for path in sorted(glob.glob(f"{stem}.*")) if path.lower().endswith(_SUFFIXES)]
-        plane = cv2.imread(paths[0], cv2.IMREAD_UNCHANGED) if paths else None
+        candidates = (storage.join(images, f"{fov_id}_{channel}{suffix}") for suffix in _SUFFIXES)
+        path = next(filter(storage.exists, candidates), None)
+        data = storage.read_bytes(path) if path else b""
+        plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
         if plane is None:
             raise ConfigError(f"--images={images}: no readable {fov_id}_{channel}.png (or .jpg, .tif)")
         if plane.ndim == 3:
             # Public HPA pictures show a channel in its colour: the brightest of RGB is the channel.
             plane = plane[..., :3].max(axis=2)
         if planes and plane.shape != planes[0].shape:
-            raise ConfigError(f"{paths[0]}: its size differs from that of the {schema.CHANNELS[0]} channel")
+            raise ConfigError(f"{path}: its size differs from that of the {schema.CHANNELS[0]} channel")
         num_bits = max(8, int(plane.max()).bit_length())
         planes.append(cv2.convertScaleAbs(plane, alpha=255 / ((1 << num_bits) - 1)))
     return cv2.merge(planes)

@@ -21,9 +21,11 @@ from pathlib import Path
 
 from absl import flags
 
-from hpa_proto.errors import ConfigError
-from trainer import command, predictions
+from hpa_proto.errors import ConfigError, DatasetError
+from trainer import command, predictions, shards
 from trainer.predictions import ClassInfo, PredictionsInfo
+
+DEFAULT_SPLIT = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +34,8 @@ class PredictConfig:
 
     Attributes:
       run_dirs: folders of the runs; several answer together.
-      data_dir: folder or gs:// URL of the data set.
-      split: of its manifest.
+      data_dir: folder or fsspec URL of the data set.
+      split: of its manifest; None: "test", or the fold that a run of folds held out.
       out: file to write, local or an fsspec URL; None: predictions-<split>.parquet in the first run's folder.
       checkpoint: "best" or "last".
       tta: test-time augmentation: the mean over eight flips and quarter rotations.
@@ -45,7 +47,7 @@ class PredictConfig:
 
     run_dirs: tuple[str, ...]
     data_dir: str
-    split: str = "test"
+    split: str | None = None
     out: str | None = None
     checkpoint: str = "best"
     tta: bool = False
@@ -66,8 +68,8 @@ class PredictConfig:
 
     @property
     def path(self) -> str:
-        """Of the file to write."""
-        name = f"predictions-{self.split}{'-tta' if self.tta else ''}.parquet"
+        """Of the file to write; of a run of folds, name the split."""
+        name = f"predictions-{self.split or DEFAULT_SPLIT}{'-tta' if self.tta else ''}.parquet"
         return self.out or str(Path(self.run_dirs[0]) / name)
 
 
@@ -76,12 +78,22 @@ _FLAGS = flags.FlagValues()
 _DEFAULT = PredictConfig(run_dirs=("run",), data_dir="")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
 flags.DEFINE_list("run_dir", [], "Folder of the run (runs/<name>); several, comma-separated.", flag_values=_FLAGS)
-flags.DEFINE_string("data_dir", None, "Folder or gs:// URL of the data set.", flag_values=_FLAGS)
-flags.DEFINE_string("split", _DEFAULT.split, "Split to predict; of a set without labels: predict.", flag_values=_FLAGS)
+flags.DEFINE_string("data_dir", None, "Folder or URL (s3://, gs://) of the data set.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "split",
+    _DEFAULT.split,
+    "Split to predict; of a set without labels: predict. Default: test, or the fold that a run of folds held out.",
+    flag_values=_FLAGS,
+)
 flags.DEFINE_string(
     "out", None, "File to write; of one run also <run_dir>/predictions-<split>[-tta].parquet.", flag_values=_FLAGS
 )
-flags.DEFINE_string("checkpoint", _DEFAULT.checkpoint, "best or last.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "checkpoint",
+    _DEFAULT.checkpoint,
+    "Which weights of the run: those of its best epoch (best) or of its last (last).",
+    flag_values=_FLAGS,
+)
 flags.DEFINE_boolean("tta", False, "Mean over the eight flips and quarter rotations of a cell.", flag_values=_FLAGS)
 flags.DEFINE_boolean("embeddings", False, "Write the pooled features of the first run too.", flag_values=_FLAGS)
 flags.DEFINE_boolean(
@@ -90,8 +102,18 @@ flags.DEFINE_boolean(
     "Treat the data set as one without labels, for a model of other classes.",
     flag_values=_FLAGS,
 )
-flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Pictures at a time.", flag_values=_FLAGS)
-flags.DEFINE_string("check_shards", _DEFAULT.check_shards, "auto, size or sha256: compare first.", flag_values=_FLAGS)
+flags.DEFINE_integer(
+    "batch_size",
+    _DEFAULT.batch_size,
+    "Pictures that are predicted at a time; larger needs more memory.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_string(
+    "check_shards",
+    _DEFAULT.check_shards,
+    "Compare the shards with the manifest first: by size, by sha256, or auto (sha256 where local).",
+    flag_values=_FLAGS,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,18 +139,21 @@ def run(config: PredictConfig) -> PredictResult:
       DatasetError: the data set is incomplete or altered, or a prediction is not a number.
     """
     # Late: importing Keras and TensorFlow takes seconds, and a wrong flag should not.
-    from trainer import predictor, strategy, trained_model
+    from trainer import folds, predictor, strategy, trained_model
     from trainer.config import TrainConfig
     from trainer.shards import CHECKS
     from trainer.source import open_source
 
     if config.check_shards not in CHECKS:
         raise ConfigError(f"--check_shards={config.check_shards}: choose one of {', '.join(CHECKS)}")
+    config = dataclasses.replace(config, split=config.split or folds.held_out_split(config.run_dirs) or DEFAULT_SPLIT)
     device = {"strategy": "none", "precision": "float32", "batch_size": config.batch_size}
     strategy.open_devices(TrainConfig(data_dir=config.data_dir, run_dir=config.run_dirs[0], **device))
     trained = [trained_model.load_trained_model(path, checkpoint=config.checkpoint) for path in config.run_dirs]
     model = predictor.Predictor(trained, tta=config.tta, embeddings=config.embeddings)
     source = open_source(config.data_dir, (config.split,), check=config.check_shards)
+    for run_dir in config.run_dirs:
+        folds.check_out_of_fold(run_dir, split=config.split, manifest_sha256=source.manifest_sha256)
     for one in trained:
         predictor.check_pictures(source, one)
     to_classes = predictor.map_classes(source, trained[0], split=config.split, ignore_labels=config.ignore_labels)
@@ -154,6 +179,38 @@ def run(config: PredictConfig) -> PredictResult:
         model, source, split=config.split, batch_size=config.batch_size, to_classes=to_classes
     )
     return PredictResult(config.path, predictions.write_predictions(config.path, info, batches), info)
+
+
+def run_if_missing(config: PredictConfig) -> None:
+    """Predicts a split, unless the file is there and current; errors as of `run`.
+
+    Args:
+      config: of one run, with a split and without `out`.
+    """
+    if not is_current(config, manifest_sha256=shards.read_manifest(config.data_dir)[1]):
+        print(f"predicting split {config.split!r}", flush=True)
+        run(config)
+
+
+def is_current(config: PredictConfig, *, manifest_sha256: str) -> bool:
+    """Whether the file has what the run's checkpoint, as it is now, says about the split of this very data set."""
+    from trainer import run_folder
+
+    run_dir = Path(config.run_dirs[0])
+    checkpoint = run_dir / (run_folder.BEST_NAME if config.checkpoint == "best" else run_folder.LAST_NAME)
+    path = Path(config.path)
+    if not (path.exists() and checkpoint.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime):
+        return False
+    try:
+        info = predictions.read_info(config.path)
+    except DatasetError:
+        return False
+    return (
+        [(one["run_dir"], one["checkpoint"]) for one in info.runs] == [(run_dir.resolve().name, config.checkpoint)]
+        and (info.split, info.manifest_sha256, info.tta) == (config.split, manifest_sha256, config.tta)
+        # Not one that was written with --ignore_labels.
+        and info.label_scope != "unlabelled"
+    )
 
 
 def make_config(argv: Sequence[str]) -> PredictConfig | None:

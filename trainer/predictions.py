@@ -20,8 +20,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hpa_proto import schema, storage
-from hpa_proto.errors import DatasetError
+from hpa_proto import json_text, schema, storage
+from hpa_proto.errors import DatasetError, reason_of
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"hpa_predictions"
@@ -165,8 +165,12 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
     try:
         with storage.open_read(path) as raw, pq.ParquetFile(raw) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path}: not a predictions file, or a damaged one ({error}); {_AGAIN}") from error
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: no such file; {_AGAIN}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{path}: not a predictions file, or a damaged one ({reason_of(error)}); {_AGAIN}"
+        ) from error
 
 
 def _read_info(file: pq.ParquetFile, path: str) -> PredictionsInfo:
@@ -174,19 +178,43 @@ def _read_info(file: pq.ParquetFile, path: str) -> PredictionsInfo:
     if text is None:
         raise DatasetError(f"{path}: a Parquet file without {METADATA_KEY.decode()} in its metadata; {_AGAIN}")
     try:
-        content = json.loads(text)
+        content = json_text.parse(text)
         version = content.pop("schema_version")
-        if version != SCHEMA_VERSION:
-            raise DatasetError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; {_AGAIN}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DatasetError(f"{path}: metadata that this program cannot read ({error!r}); {_AGAIN}") from error
+    if version != SCHEMA_VERSION:
+        raise DatasetError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; {_AGAIN}")
+    try:
         content["classes"] = tuple(ClassInfo(int(entry["label"]), str(entry["name"])) for entry in content["classes"])
         info = PredictionsInfo(**{**content, "runs": tuple(content["runs"])})
-    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        _check_info(info)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DatasetError(f"{path}: metadata that this program cannot read ({error!r}); {_AGAIN}") from error
     if info.label_scope not in schema.LABEL_SCOPES:
         raise DatasetError(f"{path}: label scope {info.label_scope!r} is none of {', '.join(schema.LABEL_SCOPES)}")
-    if not info.classes or len({entry.label for entry in info.classes}) != len(info.classes):
-        raise DatasetError(f"{path}: no classes, or one that stands twice, in its metadata; {_AGAIN}")
+    if not info.classes:
+        raise DatasetError(f"{path}: no classes in its metadata; {_AGAIN}")
     return info
+
+
+def _check_info(info: PredictionsInfo) -> None:
+    """Raises ValueError, TypeError or KeyError where a value is none that `write_predictions` was given."""
+    schema.check_classes(info.classes)
+    for name, kind in (
+        ("split", str),
+        ("manifest_sha256", str),
+        ("label_scope", str),
+        ("multi_label", bool),
+        ("tta", bool),
+    ):
+        if not isinstance(getattr(info, name), kind):
+            raise TypeError(f"{name} is {getattr(info, name)!r}")
+    if not info.runs:
+        raise ValueError("no runs")
+    for run in info.runs:
+        for name, kind in (("name", str), ("run_dir", str), ("checkpoint", str), ("epoch", int), ("model", str)):
+            if not isinstance(run[name], kind):
+                raise TypeError(f"{name} of a run is {run[name]!r}")
 
 
 def _make_schema(num_classes: int, *, num_features: int | None) -> pa.Schema:
@@ -275,7 +303,10 @@ def _check_columns(table: pa.Table, info: PredictionsInfo, *, source: str) -> pa
     if missing:
         raise DatasetError(f"{source}: no column {missing[0]!r}; {_AGAIN}")
     try:
-        return table.select(wanted.names).cast(wanted)
+        table = table.select(wanted.names).cast(wanted)
+        # Text that is no UTF-8 comes to light only now.
+        table.validate(full=True)
+        return table
     except pa.ArrowException as error:
         raise DatasetError(
             f"{source}: columns that are not those of {len(info.classes)} classes ({error}); {_AGAIN}"

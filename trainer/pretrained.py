@@ -14,6 +14,7 @@ import http.client
 import logging
 import os
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import keras
@@ -25,6 +26,8 @@ from trainer import backbones, probabilities  # noqa: F401  (registers the layer
 SUFFIXES = (".h5", ".keras")
 _REFERENCE_SIZE_PX = 64
 _TIMEOUT_SEC = 60
+# Keras does not deflate what it puts into a .keras file; random numbers would not become smaller anyway.
+_MAX_ZIP_RATIO = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,9 +155,13 @@ def _read_h5(file: WeightsFile) -> _Source:
 
 def _read_keras(file: WeightsFile) -> _Source:
     try:
+        with zipfile.ZipFile(file.path) as archive:
+            num_bytes = sum(member.file_size for member in archive.infolist())
+        if num_bytes > _MAX_ZIP_RATIO * file.path.stat().st_size:
+            raise ValueError(f"it would become {num_bytes:,} bytes, far more than the file has")
         # safe_mode: a file from elsewhere must not run code.
         model = keras.saving.load_model(file.path, compile=False, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{file.path}: not a Keras model that can be loaded safely: {error}") from error
     classifier = _find_classifier(model)
     if classifier is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib import figure
 
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 
 # The colours of the Human Protein Atlas; yellow light is red and green light.
@@ -69,4 +71,6 @@ def draw_preview(
         axes.imshow(composite, interpolation="nearest")
     for axes, caption in zip(cells, captions, strict=False):
         axes.set_title(caption, fontsize=7)
-    page.savefig(path, format="png", dpi=150)
+    buffer = io.BytesIO()
+    page.savefig(buffer, format="png", dpi=150)
+    storage.write_bytes(str(path), buffer.getvalue())

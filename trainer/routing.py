@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hpa_proto import schema, storage
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto.errors import ConfigError, DatasetError, reason_of
 from trainer import judged, metrics
 from trainer.bootstrap import Difference
 from trainer.judged import Judged
@@ -158,9 +158,9 @@ def check_not_learned(answers: Judged, data_dir: str) -> None:
     """
     path = storage.join(data_dir, schema.PLAN_NAME)
     try:
-        plan = storage.read_table(path)
+        plan = storage.read_table(path, columns=["split", "fov_id"])
     except OSError as error:
-        raise DatasetError(f"{path}: no plan to be read ({error}); check --second_data_dir") from error
+        raise DatasetError(f"{path}: no plan to be read ({reason_of(error)}); check --second_data_dir") from error
     split = answers.predictions.info.split
     learned = plan.loc[~plan["split"].isin(["", split]), "fov_id"]
     common = np.intersect1d(learned.astype(str), answers.fov_ids.astype(str))

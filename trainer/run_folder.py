@@ -22,7 +22,9 @@ import h5py
 import keras
 import numpy as np
 
-from hpa_proto.errors import ConfigError
+from hpa_proto import json_text, storage
+from hpa_proto.errors import ConfigError, reason_of
+from hpa_proto.redaction import redact
 
 CONFIG_NAME = "config.json"
 HISTORY_NAME = "history.csv"
@@ -42,7 +44,7 @@ class RunFolder:
         self.path = Path(path)
 
     def open(self, record: Mapping[str, Any]) -> None:
-        """Makes the folder, or accepts one that an equal run made.
+        """Makes the folder, or accepts one that an equal run made and takes away what a killed one left half written.
 
         Args:
           record: JSON values that decide the run.
@@ -51,12 +53,13 @@ class RunFolder:
           ConfigError: the folder is another run's; the text names what differs.
         """
         path = self.path / CONFIG_NAME
+        storage.remove_temporary_files(str(self.path))
         # As JSON has it: tuples become lists.
         record = json.loads(json.dumps(record))
         if not path.exists():
             if (self.path / LAST_NAME).exists():
                 raise ConfigError(f"{self.path}: has a checkpoint but no {CONFIG_NAME}; choose another --name")
-            about = {"run": record, "versions": versions(), "command_line": sys.argv}
+            about = {"run": record, "versions": versions(), "command_line": [redact(argument) for argument in sys.argv]}
             _write(path, lambda name: Path(name).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8"))
             return
         differing = _differences(read_record(str(self.path)), record)
@@ -93,8 +96,8 @@ class RunFolder:
             return None
         try:
             with np.load(path) as arrays:
-                return json.loads(arrays["state"].tobytes())
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                return json_text.parse(arrays["state"].tobytes())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{path}: not a checkpoint ({error}); remove it to start anew") from error
 
     def restore_variables(self, variables: Sequence[keras.Variable]) -> None:
@@ -170,9 +173,14 @@ def read_record(run_dir: str) -> dict[str, Any]:
     """
     path = Path(run_dir) / CONFIG_NAME
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["run"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: not the config of a run ({error})") from error
+        return json_text.parse(path.read_text(encoding="utf-8"))["run"]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"{run_dir} is no run (no {CONFIG_NAME} in it); give the folder of one, as runs/<name>, or train one with "
+            "`python -m trainer.train`"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not the config of a run ({reason_of(error)})") from error
 
 
 def versions() -> dict[str, str]:
@@ -202,7 +210,14 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 def _write(path: Path, write: Callable[[str], Any], *, suffix: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}{suffix}")
-    write(str(temporary))
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        write(str(temporary))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # A full disk is an error without a file's name.
+            error.filename = str(path)
+        raise

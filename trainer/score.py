@@ -77,12 +77,27 @@ class Score:
 _FLAGS = flags.FlagValues()
 _DEFAULT = ScoreConfig(submission="", truth="-")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
-flags.DEFINE_string("submission", None, "CSV to score.", flag_values=_FLAGS)
-flags.DEFINE_string("truth", "", "CSV of the true objects.", flag_values=_FLAGS)
-flags.DEFINE_string("data_dir", "", "Instead: folder of a data set with labels.", flag_values=_FLAGS)
+flags.DEFINE_string("submission", None, "CSV to score, as `python -m trainer.submit` writes it.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "truth",
+    "",
+    "CSV of the truth, a row for each object: ImageID,ImageWidth,ImageHeight,LabelName,IsGroupOf,Mask.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_string(
+    "data_dir",
+    "",
+    "Instead of --truth: folder of a data set with labels, whose --split is the truth.",
+    flag_values=_FLAGS,
+)
 flags.DEFINE_string("split", _DEFAULT.split, "Split of --data_dir.", flag_values=_FLAGS)
 flags.DEFINE_string("sample_submission", "", "CSV whose rows the submission must have.", flag_values=_FLAGS)
-flags.DEFINE_float("iou_threshold", _DEFAULT.iou_threshold, "Least IoU of a true positive.", flag_values=_FLAGS)
+flags.DEFINE_float(
+    "iou_threshold",
+    _DEFAULT.iou_threshold,
+    "Overlap (IoU) with an object from which on a detection is right.",
+    flag_values=_FLAGS,
+)
 flags.DEFINE_string("out", "", "JSON file to write the scores to.", flag_values=_FLAGS)
 
 

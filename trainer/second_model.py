@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from hpa_proto import cells_pb2, schema, storage
@@ -44,12 +44,14 @@ def make_commands(
       predictions: file of the first model's predictions.
     """
     run = info.runs[0] if info.runs else {"name": "first", "model": None}
-    folder = PurePosixPath(predictions).parent
-    first = str(folder) if folder.name == run["name"] else f"runs/{run['name']}"
+    folder = posixpath.dirname(predictions)
+    # A run's folder is local.
+    is_run = posixpath.basename(folder) == run["name"] and not storage.is_url(folder)
+    first = folder if is_run else f"runs/{run['name']}"
     second, weak_dir = f"{first}-weak", f"{data_dir.rstrip('/')}-weak"
     chosen = read_flags(manifest.command_line)
     # What `beam_jobs.convert` made has its cell store beside it.
-    beside = storage.join(str(PurePosixPath(data_dir).parent), "cells")
+    beside = storage.join(posixpath.dirname(data_dir.rstrip("/")) or ".", "cells")
     options = {"cells_dir": storage.join(chosen.get("out_dir", ""), "cells")}
     options |= {name: value for name, value in chosen.items() if name in KEPT_FLAGS}
     if "cells_dir" not in chosen and storage.exists(storage.join(beside, "config.json")):
@@ -68,7 +70,7 @@ def make_commands(
         "mask_background": manifest.mask_background,
         "keep_aspect_ratio": manifest.keep_aspect_ratio,
     }
-    train = {"data_dir": weak_dir, "runs_dir": str(PurePosixPath(first).parent), "name": PurePosixPath(second).name}
+    train = {"data_dir": weak_dir, "runs_dir": posixpath.dirname(first) or ".", "name": posixpath.basename(second)}
     if run["model"]:
         train["model"] = run["model"]
     predict = {"data_dir": data_dir, "split": "test"}

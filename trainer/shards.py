@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import fsspec
-
-from hpa_proto import cells_pb2, records, schema, storage
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto import cells_pb2, records, schema, shard_check, storage
+from hpa_proto.errors import ConfigError, DatasetError, reason_of
 
 CHECKS: tuple[str, ...] = ("auto", "size", "sha256")
-_CHUNK_BYTES = 1 << 22
 
 
 def read_manifest(data_dir: str) -> tuple[cells_pb2.DatasetManifest, str]:
@@ -29,29 +26,29 @@ def read_manifest(data_dir: str) -> tuple[cells_pb2.DatasetManifest, str]:
     """
     path = storage.join(data_dir, schema.MANIFEST_NAME)
     try:
-        with fsspec.open(path, "rb") as file:
-            data = file.read()
+        data = storage.read_bytes(path)
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not a manifest: {error}") from error
-    except (OSError, ValueError, ImportError) as error:
+    except OSError as error:
         raise DatasetError(
-            f"{data_dir}: no {schema.MANIFEST_NAME} to be read ({error}); a data set without one was never finished: "
-            "check --data_dir, or write it with `python -m beam_jobs.shard`"
+            f"{data_dir}: no {schema.MANIFEST_NAME} to be read ({reason_of(error)}); a data set without one was never "
+            "finished: check --data_dir, or write it with `python -m beam_jobs.shard`"
         ) from error
     return schema.parse_manifest(text, source=path), hashlib.sha256(data).hexdigest()
 
 
 def shards_of(manifest: cells_pb2.DatasetManifest, split: str) -> list[cells_pb2.ShardInfo]:
-    """Lists the shards of a split that hold examples, in the manifest's order.
+    """Lists the shards of a split that hold examples, in the manifest's order; of several (`schema.split_names`) all.
 
     Raises:
-      DatasetError: there is no such split, or it is empty.
+      DatasetError: there is no such split, or one is empty.
     """
     schema.split_of(manifest, split)
-    shards = [shard for shard in manifest.shards if shard.split == split and shard.num_examples]
-    if not shards:
-        raise DatasetError(f"split {split!r} of the data set has no examples")
+    names = schema.split_names(split)
+    shards = [shard for shard in manifest.shards if shard.split in names and shard.num_examples]
+    if empty := set(names) - {shard.split for shard in shards}:
+        raise DatasetError(f"split {min(empty)!r} of the data set has no examples")
     return shards
 
 
@@ -88,31 +85,44 @@ def check_shards(
     """
     shards = [shard for split in splits for shard in shards_of(manifest, split)]
     with_sha256 = check == "sha256" or (check == "auto" and not storage.is_url(data_dir))
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda shard: _check_shard(storage.join(data_dir, shard.name), shard, with_sha256), shards))
 
-
-def _check_shard(path: str, shard: cells_pb2.ShardInfo, with_sha256: bool) -> None:
-    again = "copy the data set again or write it with `python -m beam_jobs.shard`"
-    try:
-        filesystem, name = fsspec.core.url_to_fs(path)
-        num_bytes = filesystem.size(name)
-        if num_bytes != shard.num_bytes:
-            raise DatasetError(f"{path}: {num_bytes} bytes, the manifest says {shard.num_bytes}; {again}")
-        if with_sha256 and (digest := _sha256(path)) != shard.sha256:
+    def check_shard(shard: cells_pb2.ShardInfo) -> None:
+        again = "copy the data set again or write it with `python -m beam_jobs.shard`"
+        try:
+            if with_sha256:
+                shard_check.check_content(data_dir, shard, manifest)
+            else:
+                shard_check.check_size(data_dir, shard)
+        except DatasetError as error:
+            raise DatasetError(f"{error}; {again}") from error
+        except OSError as error:
             raise DatasetError(
-                f"{path}: altered: sha256 {digest[:16]}..., the manifest says {shard.sha256[:16]}...; {again}"
-            )
-    except OSError as error:
-        raise DatasetError(f"{path}: the manifest's shard cannot be read ({error}); {again}") from error
+                f"{storage.join(data_dir, shard.name)}: cannot be read ({reason_of(error)}); {again}"
+            ) from error
+
+    # Of a store's file only the size is asked, which is waiting.
+    with concurrent.futures.ThreadPoolExecutor(4 if with_sha256 else 16) as pool:
+        list(pool.map(check_shard, shards))
 
 
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with fsspec.open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def read_groups(path: str, *, num_bytes: int) -> Iterator[list[bytes]]:
+    """Reads the encoded records of a shard in groups of at least `num_bytes`, but for the last.
+
+    Raises:
+      DatasetError: truncated or altered; the text names the file and the offset.
+      OSError: not there or not readable.
+    """
+    group: list[bytes] = []
+    missing = num_bytes
+    with storage.open_read(path) as file:
+        for _, record in records.read_records(file, path=path):
+            group.append(record)
+            missing -= len(record)
+            if missing <= 0:
+                yield group
+                group, missing = [], num_bytes
+    if group:
+        yield group
 
 
 def find_fault(data_dir: str, shards: Sequence[cells_pb2.ShardInfo]) -> str | None:
@@ -122,12 +132,9 @@ def find_fault(data_dir: str, shards: Sequence[cells_pb2.ShardInfo]) -> str | No
       What is wrong, with file and offset; None where every record is whole and all counts are right.
     """
     for shard in shards:
-        path = storage.join(data_dir, shard.name)
         try:
-            with fsspec.open(path, "rb") as file:
-                num_examples = sum(1 for _ in records.read_records(file, path=path))
+            for _ in shard_check.read_shard(data_dir, shard):
+                pass
         except (DatasetError, OSError) as error:
             return str(error)
-        if num_examples != shard.num_examples:
-            return f"{path}: {num_examples} examples, the manifest says {shard.num_examples}"
     return None

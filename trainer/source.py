@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from hpa_proto import cells_pb2, schema, storage
+from hpa_proto import cells_pb2, schema
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import shards
 
@@ -15,7 +15,7 @@ class Source:
     """Where a data set lies and what its manifest says.
 
     Attributes:
-      data_dir: folder or gs:// URL.
+      data_dir: folder or fsspec URL.
       manifest: read from it.
       manifest_sha256: of the manifest's file.
     """
@@ -57,22 +57,28 @@ class Source:
         return schema.split_of(self.manifest, split).num_examples
 
 
-def open_source(data_dir: str, splits: Sequence[str], *, check: str = "auto") -> Source:
+def open_source(data_dir: str, splits: Sequence[str], *, check: str = "auto", num_folds: int | None = None) -> Source:
     """Opens a data set and compares the files of splits with its manifest.
 
     Args:
-      data_dir: folder or gs:// URL.
+      data_dir: folder or fsspec URL.
       splits: that will be read.
       check: see `shards.check_shards`.
+      num_folds: folds that the data set must have; None: any, or none.
 
     Raises:
-      ConfigError: TensorFlow cannot read there.
+      ConfigError: the data set has no folds or another number of them.
       DatasetError: no manifest, or files that are not what it says.
     """
-    if storage.is_url(data_dir) and not data_dir.startswith(("gs://", "file://")):
-        raise ConfigError(f"{data_dir}: TensorFlow reads local folders and gs://; copy the data set there")
     manifest, digest = shards.read_manifest(data_dir)
     source = Source(data_dir, manifest, digest)
+    found = schema.count_folds(manifest)
+    if num_folds is not None and found != num_folds:
+        has = f"{found} folds" if found else f"no folds, but {', '.join(split.name for split in manifest.splits)}"
+        raise ConfigError(
+            f"{data_dir} has {has}: --num_folds={num_folds} does not fit it; write a data set with "
+            f"`python -m beam_jobs.shard --num_folds={num_folds}`{', or give its own number' if found else ''}"
+        )
     shards.check_shards(data_dir, manifest, splits, check=check)
     return source
 

@@ -103,17 +103,22 @@ _FLAGS = flags.FlagValues()
 _DEFAULT = SpecialiseConfig(predictions="file", second_predictions="file")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
 flags.DEFINE_string("predictions", "", "predictions.parquet of the first model.", flag_values=_FLAGS)
-flags.DEFINE_string("data_dir", "", "Data set of the predictions.", flag_values=_FLAGS)
+flags.DEFINE_string("data_dir", "", "Folder of the data set that the first model predicted.", flag_values=_FLAGS)
 flags.DEFINE_float("below", None, "Choose the classes whose figure is below this.", flag_values=_FLAGS)
-flags.DEFINE_integer("worst", None, "Choose so many classes, the worst.", flag_values=_FLAGS)
+flags.DEFINE_integer("worst", None, "Choose this many classes: those with the lowest figure.", flag_values=_FLAGS)
 flags.DEFINE_string("figure", _DEFAULT.figure, "Figure to choose by: f1, recall or precision.", flag_values=_FLAGS)
 flags.DEFINE_string("second_predictions", "", "Judge: the second model's, of the same cells.", flag_values=_FLAGS)
 flags.DEFINE_string("second_data_dir", "", "Judge: data set that the second model learned from.", flag_values=_FLAGS)
 flags.DEFINE_float(
     "min_mass", None, "Judge: least sum of probabilities that sends a cell to the second model.", flag_values=_FLAGS
 )
-flags.DEFINE_integer("num_resamples", _DEFAULT.num_resamples, "Of the bootstrap over FOVs.", flag_values=_FLAGS)
-flags.DEFINE_integer("seed", _DEFAULT.seed, "Of the bootstrap.", flag_values=_FLAGS)
+flags.DEFINE_integer(
+    "num_resamples",
+    _DEFAULT.num_resamples,
+    "Random draws of FOVs (bootstrap) for the confidence intervals; more take longer.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer("seed", _DEFAULT.seed, "Seed of the bootstrap's random draws.", flag_values=_FLAGS)
 flags.DEFINE_string("out", "", "JSON file to write; default: beside the predictions.", flag_values=_FLAGS)
 
 

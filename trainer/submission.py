@@ -27,8 +27,11 @@ _TOKENS = ("label", "confidence", "mask")
 _DEFLATE_LEVEL = 9
 # Six digits rank as finely as float32 probabilities can, and a submission repeats them 19 times a cell.
 _CONFIDENCE_FORMAT = ".6g"
-# COCO's code needs at most a character a pixel, and a few more for the last run.
+# pycocotools counts the pixels of a FOV with 32 bits.
+MAX_SIDE_PX = 65_535
+# COCO's code needs at most a character a pixel, and a few more for the last run; no cell of any FOV needs 16 million.
 _SPARE_CHARACTERS = 64
+_MAX_CHARACTERS = 1 << 24
 
 
 class FovSize(NamedTuple):
@@ -94,7 +97,7 @@ def decode_counts(text: str, size: FovSize) -> bytes:
     inflater = zlib.decompressobj()
     try:
         # The limit keeps a few bytes of text from filling the memory.
-        counts = inflater.decompress(data, size.height * size.width + _SPARE_CHARACTERS)
+        counts = inflater.decompress(data, min(size.height * size.width + _SPARE_CHARACTERS, _MAX_CHARACTERS))
     except zlib.error as error:
         raise ValueError(f"mask is not deflated by zlib: {error}") from error
     if not inflater.eof or inflater.unused_data:
@@ -253,9 +256,12 @@ def _read_rows(path: str, columns: Sequence[str]) -> Iterator[tuple[str, str, Fo
 def _parse_size(row: dict[str, str], where: str) -> FovSize:
     sides = []
     for column in ("ImageHeight", "ImageWidth"):
-        if not (row[column].isascii() and row[column].isdigit() and int(row[column])):
-            raise DatasetError(f"{where}: {column} is {row[column]!r}, not a number of pixels")
-        sides.append(int(row[column]))
+        text = row[column]
+        # By length first: Python refuses to read a number of thousands of digits.
+        is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_SIDE_PX))
+        if not (is_number and 0 < int(text) <= MAX_SIDE_PX):
+            raise DatasetError(f"{where}: {column} is {text[:40]!r}, not a number of pixels from 1 to {MAX_SIDE_PX}")
+        sides.append(int(text))
     return FovSize(*sides)
 
 

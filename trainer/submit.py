@@ -77,17 +77,37 @@ class SubmitResult:
 _FLAGS = flags.FlagValues()
 _DEFAULT = SubmitConfig(predictions="", data_dir="", out="")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
-flags.DEFINE_string("predictions", None, "File of trainer.predict.", flag_values=_FLAGS)
-flags.DEFINE_string("data_dir", None, "Folder of the data set that was predicted.", flag_values=_FLAGS)
-flags.DEFINE_string("out", None, "CSV to write.", flag_values=_FLAGS)
-flags.DEFINE_string("sample_submission", "", "CSV with the wanted FOVs, in order, and their sizes.", flag_values=_FLAGS)
-flags.DEFINE_float("min_confidence", _DEFAULT.min_confidence, "Leave out detections below; 0: all.", flag_values=_FLAGS)
-flags.DEFINE_enum(
-    "negative", _DEFAULT.negative, NEGATIVES, "Negative as predicted, or product of (1 - p).", flag_values=_FLAGS
+flags.DEFINE_string(
+    "predictions", None, "predictions.parquet, as `python -m trainer.predict` writes it.", flag_values=_FLAGS
 )
-flags.DEFINE_float("fov_weight", _DEFAULT.fov_weight, "Weight of the FOV's probability, 0..1.", flag_values=_FLAGS)
+flags.DEFINE_string("data_dir", None, "Folder of the data set that was predicted.", flag_values=_FLAGS)
+flags.DEFINE_string("out", None, "CSV to write: the submission.", flag_values=_FLAGS)
+flags.DEFINE_string("sample_submission", "", "CSV with the wanted FOVs, in order, and their sizes.", flag_values=_FLAGS)
+flags.DEFINE_float(
+    "min_confidence",
+    _DEFAULT.min_confidence,
+    "Leave out answers with a lower confidence, 0 to 1; 0: keep all.",
+    flag_values=_FLAGS,
+)
 flags.DEFINE_enum(
-    "fov_method", _DEFAULT.fov_method, fov_scores.METHODS, "FOV's probability from its cells'.", flag_values=_FLAGS
+    "negative",
+    _DEFAULT.negative,
+    NEGATIVES,
+    "Confidence of Negative: as predicted, or the product of (1 - p) over all other classes.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_float(
+    "fov_weight",
+    _DEFAULT.fov_weight,
+    "How much the FOV's probability counts beside the cell's own, 0 to 1; 0: not at all.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_enum(
+    "fov_method",
+    _DEFAULT.fov_method,
+    fov_scores.METHODS,
+    "How the FOV's probability is made from those of its cells, with --fov_weight.",
+    flag_values=_FLAGS,
 )
 
 

@@ -7,6 +7,10 @@ project:
 
     python -m trainer.train --data_dir=dataset --name=old --flagfile=trainer/configs/old_efficientnetb6_12_classes.cfg
 
+Cross-validation, on a data set with folds: one run a fold, for --fold=0 to 4,
+
+    python -m trainer.train --data_dir=dataset-folds --name=fold0 --fold=0 --num_folds=5
+
 All flags: python -m trainer.train --help
 """
 
@@ -19,6 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
+from hpa_proto import redaction
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import command, epoch_report, loop
 from trainer import config as config_module
@@ -37,7 +42,7 @@ def _string(name: str, default: str | None, text: str) -> None:
     flags.DEFINE_string(name, default, text, flag_values=_FLAGS)
 
 
-def _integer(name: str, default: int, text: str) -> None:
+def _integer(name: str, default: int | None, text: str) -> None:
     flags.DEFINE_integer(name, default, text, flag_values=_FLAGS)
 
 
@@ -54,13 +59,15 @@ def _choice(name: str, default: str, choices: Sequence[str], text: str) -> None:
 
 
 _boolean("help", False, "Show this help.")
-_string("data_dir", None, "Folder or gs:// URL of the data set (manifest.json and shards).")
-_string("runs_dir", "runs", "Folder of all runs.")
+_string("data_dir", None, "Folder or URL (s3://, gs://) of the data set: manifest.json and shards.")
+_string("runs_dir", "runs", "Folder that holds all runs, one folder each.")
 _string("name", None, "Name of the run; its files go to <runs_dir>/<name>.")
 _string("preview", None, "Write a picture of 16 augmented cells to this path, and stop.")
 _boolean("quick", False, "A try-out: 2 epochs of 20 steps, at most 8 pictures a step.")
-_string("train_split", _RUN.train_split, "Split to learn from.")
+_string("train_split", _RUN.train_split, "Split to learn from; several as one: train+validation.")
 _string("validation_split", _RUN.validation_split, "Split to measure on after every epoch.")
+_integer("fold", _RUN.fold, "Measure on this fold, from 0, and learn from all others; instead of the two splits.")
+_integer("num_folds", _RUN.num_folds, "Folds of the data set (beam_jobs.shard --num_folds); with --fold.")
 
 _string(
     "model",
@@ -69,30 +76,48 @@ _string(
 )
 _string("weights", _RUN.weights, "Weights of the backbone: none, imagenet, or a local .h5 or .keras file.")
 _float("dropout", _RUN.dropout, "Dropout before the last layer.")
-_choice("precision", _RUN.precision, config_module.PRECISIONS, "Of the computation; auto: by the device.")
+_choice(
+    "precision",
+    _RUN.precision,
+    config_module.PRECISIONS,
+    "Number format of the computation; auto: chosen by the device.",
+)
 
-_integer("batch_size", _RUN.batch_size, "Pictures of a step, over all devices and hosts.")
-_integer("epochs", _RUN.epochs, "Virtual epochs.")
-_integer("steps_per_epoch", _RUN.steps_per_epoch, "Steps of a virtual epoch; 0: once through the data.")
+_integer("batch_size", _RUN.batch_size, "Pictures in one training step, over all devices and hosts together.")
+_integer("epochs", _RUN.epochs, "Epochs to train: rounds of --steps_per_epoch steps, each followed by validation.")
+_integer("steps_per_epoch", _RUN.steps_per_epoch, "Training steps in an epoch; 0: as many as go once through the data.")
 _integer("validation_batches", _RUN.validation_batches, "Batches to measure on after every epoch; 0: all.")
-_integer("seed", _RUN.seed, "Of weights, order, augmentation and dropout.")
+_integer("seed", _RUN.seed, "Seed of the first weights, the order of the data, augmentation and dropout.")
 _boolean("deterministic", _RUN.deterministic, "Deterministic operations only: equal runs give equal weights.")
 
-_choice("optimizer", _OPTIMIZER.optimizer, OPTIMIZERS, "Optimizer.")
+_choice(
+    "optimizer",
+    _OPTIMIZER.optimizer,
+    OPTIMIZERS,
+    "Optimizer; --learning_rate, --weight_decay and --momentum are its settings.",
+)
 _float("learning_rate", _OPTIMIZER.learning_rate, "Highest learning rate.")
-_choice("schedule", _OPTIMIZER.schedule, SCHEDULES, "Of the learning rate.")
-_integer("halve_every", _OPTIMIZER.halve_every, "Epochs between halvings, of --schedule=halved.")
-_float("warmup_epochs", _OPTIMIZER.warmup_epochs, "Epochs of linear warm-up, of --schedule=cosine.")
+_choice("schedule", _OPTIMIZER.schedule, SCHEDULES, "How the learning rate falls during the run.")
+_integer(
+    "halve_every", _OPTIMIZER.halve_every, "Epochs after which the learning rate is halved, with --schedule=halved."
+)
+_float(
+    "warmup_epochs", _OPTIMIZER.warmup_epochs, "Epochs in which the learning rate rises from 0, with --schedule=cosine."
+)
 _float("weight_decay", _OPTIMIZER.weight_decay, "Decoupled weight decay; not of biases and normalisation.")
-_float("momentum", _OPTIMIZER.momentum, "Of sgd (Nesterov) and rmsprop.")
+_float("momentum", _OPTIMIZER.momentum, "Momentum of the optimizers sgd (Nesterov's) and rmsprop.")
 _float("clip_norm", _OPTIMIZER.clip_norm, "Largest norm of all gradients together; 0: no clipping.")
 _integer("accumulation_steps", _OPTIMIZER.accumulation_steps, "Steps whose gradients make one update.")
-_float("ema_momentum", _OPTIMIZER.ema_momentum, "Of averaged weights (0.999, say); 0: none.")
+_float(
+    "ema_momentum",
+    _OPTIMIZER.ema_momentum,
+    "Moving average of the weights: share of the old one at each step, as 0.999; 0: no average.",
+)
 
 _float("label_smoothing", _RUN.label_smoothing, "Share of a label that goes to all classes.")
 _choice("imbalance", _RUN.imbalance, config_module.IMBALANCE, "Remedy for rare classes.")
-_float("focal_gamma", _RUN.focal_gamma, "Of --imbalance=focal.")
-_boolean("freeze", _RUN.freeze, "Train the head only.")
+_float("focal_gamma", _RUN.focal_gamma, "Exponent of the focal loss, with --imbalance=focal.")
+_boolean("freeze", _RUN.freeze, "Train the last layers only and keep the backbone's weights; for pretrained --weights.")
 _integer("unfreeze_after", _RUN.unfreeze_after, "Epochs after which the backbone is trained too; 0: never.")
 _choice("monitor", _RUN.monitor, config_module.MONITORS, "What the best checkpoint and early stopping go by.")
 _integer(
@@ -175,6 +200,7 @@ def _profile_steps(texts: Sequence[str] | None) -> tuple[int, int] | None:
     return first, last
 
 
+@redaction.redacted_output()
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
     try:
@@ -184,7 +210,9 @@ def main(argv: Sequence[str]) -> int:
             return 0
         config = make_config(values)
         if values.preview:
-            source = open_source(config.data_dir, (config.train_split,), check=config.check_shards)
+            source = open_source(
+                config.data_dir, (config.train_split,), check=config.check_shards, num_folds=config.num_folds
+            )
             epoch_report.draw_augmented(config, source, path=Path(values.preview))
             print(f"wrote {values.preview}")
             return 0

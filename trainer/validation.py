@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib import figure
+
+from hpa_proto import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,4 +80,6 @@ def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], *, path: P
             text = f"{100 * shares[row, column]:.0f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     axes.set_title("percent of the true class", fontsize=9)
-    page.savefig(path, format="png", dpi=110)
+    buffer = io.BytesIO()
+    page.savefig(buffer, format="png", dpi=110)
+    storage.write_bytes(str(path), buffer.getvalue())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import tokenize
 import zipfile
 import zlib
+from typing import IO
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from beam_jobs import mask_metrics
 from beam_jobs.segmenters.segmentation import Segmentation, raster_order
 from hpa_proto import storage
 from hpa_proto.errors import ConfigError, FovError
+from hpa_proto.redaction import redact
 
 # File names that are tried, in this order. HPA publishes *_predictedmask.png; Kaggle's shared cell masks are *.npz.
 CELL_NAMES: tuple[str, ...] = ("{}_cell.png", "{}_predictedmask.png", "{}.npz", "{}.npy")
@@ -25,6 +28,8 @@ NUCLEUS_NAME = "{}_nuclei.png"
 # A piece of a nucleus map smaller than this share of its cell's largest nucleus is a stray speck, not a second nucleus.
 _SPECK_SHARE = 0.05
 
+# 16,384 px squared. OpenCV has a limit of its own for pictures.
+_MAX_PIXELS = 1 << 28
 
 # What numpy, zipfile and OpenCV raise on a damaged file.
 _DAMAGE = (
@@ -33,6 +38,7 @@ _DAMAGE = (
     KeyError,
     EOFError,
     MemoryError,
+    OverflowError,
     NotImplementedError,
     RuntimeError,
     cv2.error,
@@ -66,6 +72,7 @@ class MasksSegmenter:
         """Returns name and folder."""
         # However the folder is written, it is the same one.
         masks_dir = self.masks_dir.rstrip("/") if storage.is_url(self.masks_dir) else os.path.abspath(self.masks_dir)
+        masks_dir = redact(masks_dir)
         return {"name": "masks", "masks_dir": masks_dir}
 
     def segment(self, image: np.ndarray, *, fov_id: str) -> Segmentation:
@@ -155,13 +162,26 @@ def read_mask(path: str, fov_id: str) -> np.ndarray:
 
 
 def _decode_array(data: bytes) -> np.ndarray:
+    if not data.startswith(b"PK"):
+        return _read_array(io.BytesIO(data))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = archive.namelist()
+        if len(names) != 1:
+            raise ValueError(f"{len(names)} arrays ({', '.join(names)}); wanted: one")
+        with archive.open(names[0]) as file:
+            return _read_array(file)
+
+
+def _read_array(file: IO[bytes]) -> np.ndarray:
+    # The size first: a few bytes, deflated, may stand for more than the memory holds.
+    is_first_version = np.lib.format.read_magic(file) == (1, 0)
+    read_header = np.lib.format.read_array_header_1_0 if is_first_version else np.lib.format.read_array_header_2_0
+    shape, _, _ = read_header(file)
+    if math.prod(shape) > _MAX_PIXELS:
+        raise ValueError(f"it holds {list(shape)} values; wanted: at most {_MAX_PIXELS}")
+    file.seek(0)
     # A pickled array could run code: never allowed.
-    loaded = np.load(io.BytesIO(data), allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    if len(loaded.files) != 1:
-        raise ValueError(f"{len(loaded.files)} arrays ({', '.join(loaded.files)}); wanted: one")
-    return loaded[loaded.files[0]]
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _decode_image(data: bytes) -> np.ndarray:

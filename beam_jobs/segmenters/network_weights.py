@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from beam_jobs.segmenters import pth_reader
-from hpa_proto import storage
+from hpa_proto import json_text, storage
 from hpa_proto.errors import ConfigError
 
 # What each of the three networks finds, by the name of its published file.
@@ -123,7 +122,7 @@ def read_kind(path: str) -> str:
     with storage.open_read(path) as file:
         try:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _MAX_HEADER_BYTES)))
+            header = json_text.parse(file.read(min(length, _MAX_HEADER_BYTES)))
             return str(header.get("__metadata__", {}).get("kind", ""))
         except (struct.error, ValueError, AttributeError) as error:
             raise _unreadable(path, error) from error

@@ -40,7 +40,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_PROGRAM_BYTES = 64 << 20
 _MAX_MODULES = 10_000
 
-# What pickle, zipfile, struct and numpy raise on a damaged file.
+# What pickle, zipfile, zlib, struct and numpy raise on a damaged file.
 _DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -55,6 +55,7 @@ _DAMAGE = (
     MemoryError,
     NotImplementedError,
     RecursionError,
+    AssertionError,
 )
 
 
@@ -68,7 +69,8 @@ class _Record:
         self.state = state
 
 
-class _Unpickler(pickle.Unpickler):
+# The one in C takes memory for as many objects as a pickle says it will number: 16 GB for four bytes.
+class _Unpickler(pickle._Unpickler):
     def __init__(self, file: BinaryIO, storages: _Storages, *, path: str):
         # Modules that were pickled by Python 2 hold byte strings.
         super().__init__(file, encoding="utf-8")
@@ -80,9 +82,9 @@ class _Unpickler(pickle.Unpickler):
         module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
         module = _compat_pickle.IMPORT_MAPPING.get(module, module)
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
+            return _TensorBuilder()
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _rebuild_parameter
+            return _ParameterBuilder()
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("builtins", "set"):
@@ -108,6 +110,8 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("an unknown kind of storage")
         if len(pid) > 5 and pid[5] is not None:
             raise pickle.UnpicklingError("a storage that is part of another one")
+        if not isinstance(pid[2], str | int):
+            raise pickle.UnpicklingError("a storage without a name")
         return self._storages.get(str(pid[2]), np.dtype(_DTYPES[pid[1].name]), num_values=pid[4])
 
 
@@ -115,22 +119,32 @@ class _StorageType(NamedTuple):
     name: str
 
 
-def _rebuild_tensor(
-    values: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
-) -> np.ndarray:
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if (
-        not isinstance(values, np.ndarray)
-        or min((offset, *shape, *strides)) < 0
-        or (0 not in shape and last >= values.size)
-    ):
-        raise pickle.UnpicklingError("a tensor that lies outside of its numbers")
-    steps = [stride * values.itemsize for stride in strides]
-    return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
+class _TensorBuilder:
+    """Makes a tensor when it is called. No function: a pickle can set a function's attributes, and so change it for good."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, values: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
+    ) -> np.ndarray:
+        last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+        if (
+            not isinstance(values, np.ndarray)
+            or min((offset, *shape, *strides)) < 0
+            or (0 not in shape and last >= values.size)
+        ):
+            raise pickle.UnpicklingError("a tensor that lies outside of its numbers")
+        steps = [stride * values.itemsize for stride in strides]
+        return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
 
 
-def _rebuild_parameter(tensor: object, *_: object) -> object:
-    return tensor
+class _ParameterBuilder:
+    """Likewise, of a parameter: the tensor that it holds."""
+
+    __slots__ = ()
+
+    def __call__(self, tensor: object, *_: object) -> object:
+        return tensor
 
 
 class _Storages:
@@ -210,7 +224,10 @@ def _read_legacy(file: BinaryIO, storages: _Storages, *, path: str) -> object:
     if not system["little_endian"]:
         raise pickle.UnpicklingError("written on a big-endian machine")
     found = _Unpickler(file, storages, path=path).load()
-    keys = [str(key) for key in _Unpickler(file, storages, path=path).load()]
+    listed = _Unpickler(file, storages, path=path).load()
+    if not all(isinstance(key, str | int) for key in listed):
+        raise pickle.UnpicklingError("a storage without a name")
+    keys = [str(key) for key in listed]
     if not storages.arrays.keys() <= set(keys):
         raise pickle.UnpicklingError("a storage that is not in the file")
     for key in keys:

@@ -1,0 +1,118 @@
+"""Suites of whole jobs in processes of their own: by workers, and by number of FOVs for their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from beam_jobs.benchmark_fovs import FovSuite, repeat_fovs, run_module, shrink_fovs
+from hpa_proto import benchmarking, storage
+from hpa_proto.benchmarking import Figure, Ratio, Work
+
+# Few enough cells a shard that even a short job has more shards than workers.
+_CELLS_PER_SHARD = 64
+# Small FOVs, but no pixels larger than the watershed takes.
+_MAX_SHRINK, _MAX_PIXEL_SIZE_UM = 4, 0.7
+
+
+class JobSuite(FovSuite):
+    """Runs `beam_jobs.convert`: FOVs to data set, with all that it does once (start, tables, plan, report)."""
+
+    warm_ups = 0
+
+    def __init__(self, images: str, *, pixel_size_um: float, num_fovs: int):
+        """Says what to measure on.
+
+        Args:
+          images: folder of FOVs.
+          pixel_size_um: side of a pixel in micrometres.
+          num_fovs: FOVs of the largest job: those there are, again and again.
+        """
+        super().__init__(images, pixel_size_um=pixel_size_um)
+        self._num_fovs = num_fovs
+        self._peaks: dict[str, list[float]] = {}
+
+    def _job(self, name: str, images: str, *, num_fovs: int, num_workers: int, pixel_size_um: float) -> Work:
+        """Makes a whole job a piece of work; what it needs of memory goes into `_peaks`."""
+        out_dir = storage.join(self._folder, "out")
+        table = repeat_fovs(images, storage.join(self._folder, f"{num_fovs}.csv"), num_fovs)
+        flags = [f"--images={table}", f"--out_dir={out_dir}", f"--pixel_size_um={pixel_size_um}"]
+        flags += [f"--num_workers={num_workers}", f"--cells_per_shard={_CELLS_PER_SHARD}"]
+        peaks = self._peaks.setdefault(name, [])
+
+        def work() -> float:
+            peaks.append(run_module("beam_jobs.convert", *flags))
+            storage.remove_folder(out_dir)
+            return num_fovs
+
+        return work
+
+    def own_figures(self) -> Sequence[Figure]:
+        """Returns the peak of memory of the largest process of each job."""
+        return [
+            Figure(self.name, f"peak memory of a process, {name}", "MB", tuple(peaks), less_is_better=True)
+            for name, peaks in self._peaks.items()
+        ]
+
+
+class WorkersSuite(JobSuite):
+    """The whole job by number of workers."""
+
+    name = "workers"
+    title = "the whole job, FOVs to data set, by workers"
+
+    def prepare(self, folder: str) -> None:
+        """Takes the folder."""
+        self._folder = folder
+        self.notes.append(
+            f"jobs of {self._num_fovs} FOVs; starting the processes, tables and report are in the times, once a job"
+        )
+
+    def variants(self) -> dict[str, Work]:
+        """Returns the job with one worker, with two, and with one a core."""
+        return {
+            name: self._job(
+                name, self._images, num_fovs=self._num_fovs, num_workers=number, pixel_size_um=self._pixel_size_um
+            )
+            for number in sorted({1, 2, benchmarking.num_cores()})
+            for name in [f"{number} worker{'s' if number > 1 else ''}"]
+        }
+
+    def ratios(self) -> Sequence[Ratio]:
+        """Returns what the second worker brings."""
+        return (Ratio("2 workers against 1", "2 workers", "1 worker", at_least=1.8),)
+
+
+class MemorySuite(JobSuite):
+    """Peak memory of the largest process of the job with 2 workers, over a tenth of the FOVs and over all.
+
+    The FOVs are made smaller first: memory that grows with their number shows the more, and the job is short.
+    """
+
+    name = "memory"
+    title = "peak memory of the whole job with 2 workers, by number of FOVs"
+
+    def prepare(self, folder: str) -> None:
+        """Makes the FOVs smaller."""
+        self._folder = folder
+        self._small = storage.join(folder, "small")
+        self._factor = max(1, min(_MAX_SHRINK, int(_MAX_PIXEL_SIZE_UM / self._pixel_size_um)))
+        shrink_fovs(self._images, self._small, factor=self._factor)
+        self.notes.append(f"FOVs with sides {self._factor} times as short as those given")
+
+    def variants(self) -> dict[str, Work]:
+        """Returns the job over few and over many FOVs."""
+        return {
+            name: self._job(
+                name, self._small, num_fovs=count, num_workers=2, pixel_size_um=self._factor * self._pixel_size_um
+            )
+            for count in (max(1, self._num_fovs // 10), self._num_fovs)
+            for name in [f"{count} FOVs"]
+        }
+
+    def own_figures(self) -> Sequence[Figure]:
+        """Returns the peaks and their ratio."""
+        few, many = self._peaks
+        ratios = tuple(b / a for a, b in zip(self._peaks[few], self._peaks[many], strict=True))
+        name = f"peak memory of a process, {many} against {few}"
+        ratio = Figure(self.name, name, "x", ratios, at_most=1.1, less_is_better=True)
+        return [*super().own_figures(), ratio]

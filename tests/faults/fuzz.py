@@ -1,0 +1,26 @@
+"""Fuzzes one parser of the project by coverage, with atheris: the process that test_atheris.py starts.
+
+    python tests/faults/fuzz.py manifest CORPUS_DIR -max_total_time=60
+
+The arguments after the target's name are libFuzzer's; a file of bytes in the place of the folder runs that file alone.
+"""
+
+import pathlib
+import sys
+
+import atheris
+
+
+def main(argv: list[str]) -> None:
+    """Runs until libFuzzer ends the process."""
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+    # Ours alone: what a library does with a file is its own fuzzers' business.
+    with atheris.instrument_imports(include=["hpa_proto", "beam_jobs", "trainer"]):
+        from faults.fuzz_targets import TARGETS
+
+    atheris.Setup([argv[0], *argv[2:]], TARGETS[argv[1]])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,107 @@
+"""SIGKILL at random moments changes nothing: not a byte of the result, and no file is left over."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import shutil
+import signal
+import time
+
+import commands
+import jobs
+import numpy as np
+import psutil
+import reliability
+
+_NUM_CHAINS = 2
+_MAX_KILLS_OF_A_RUN = 6
+_SEED = 9
+_PROMISE = "Stopped in the middle? The same command goes on, and the result is the one of a run that was never stopped."
+
+
+def kill_often(arguments, folder, *, target, num_kills):
+    """Kills in two chains at the same time, each with folders of its own; returns (kills, finished runs)."""
+    (folder / "whole").mkdir()
+    longest_s = jobs.time_work(arguments, folder / "whole", target=folder / "whole" / target)
+    expected = jobs.contents(folder / "whole" / target)
+    assert expected
+
+    def run_chain(chain):
+        rng = np.random.default_rng([_SEED, chain])
+        left, num_runs = len(range(chain, num_kills, _NUM_CHAINS)), 0
+        while left:
+            here = folder / f"killed-{chain}-{num_runs}"
+            here.mkdir()
+            left -= jobs.kill_and_restart(
+                arguments,
+                here,
+                target=here / target,
+                rng=rng,
+                longest_s=longest_s,
+                max_kills=min(left, _MAX_KILLS_OF_A_RUN),
+            )
+            assert jobs.contents(here / target) == expected
+            shutil.rmtree(here)
+            num_runs += 1
+        return num_runs
+
+    with concurrent.futures.ThreadPoolExecutor(_NUM_CHAINS) as pool:
+        return sum(pool.map(run_chain, range(_NUM_CHAINS)))
+
+
+def record(name, num_kills, num_runs, compared):
+    reliability.record(
+        reliability.Trial(
+            part="Killed",
+            fault=f"SIGKILL to `{name}` and its workers at random moments of its work",
+            times=f"{num_kills} kills in {num_runs} runs",
+            outcome=f"{num_runs} of {num_runs} results equal to an undisturbed run's: {compared}; no stray file, no lock",
+            promise=_PROMISE,
+            command=f"FAULT_KILLS={num_kills} python -m pytest -m slow tests/faults/test_kill.py",
+        )
+    )
+
+
+def test_killed_segmenting_ends_with_the_same_cells(fovs, tmp_path, num_kills):
+    num_runs = kill_often(commands.segment(fovs), tmp_path, target="cells", num_kills=num_kills)
+    record("beam_jobs.segment", num_kills, num_runs, "every file of the cell store, times apart")
+
+
+def test_killed_sharding_ends_with_the_same_bytes(cells, tmp_path, num_kills):
+    num_runs = kill_often(commands.shard(cells), tmp_path, target="dataset", num_kills=num_kills)
+    record("beam_jobs.shard", num_kills, num_runs, "shards, manifest, plan and report, byte for byte")
+
+
+def test_killed_training_ends_with_the_same_weights(examples, tmp_path, num_kills):
+    num_runs = kill_often(commands.train(examples), tmp_path, target="run", num_kills=num_kills)
+    compared = "weights, optimizer and state of the last and the best checkpoint, history, pictures"
+    record("trainer.train", num_kills, num_runs, compared)
+
+
+def test_workers_end_with_a_job_that_is_killed_alone(fovs, cells, tmp_path):
+    arguments = commands.segment(fovs, "--num_workers=2")
+    process = jobs.start(arguments, tmp_path)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "cells" / "fovs").rglob("*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert workers
+    assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
+    assert jobs.run(arguments, tmp_path)[0] == 0
+    assert jobs.contents(tmp_path / "cells") == jobs.contents(cells)
+    reliability.record(
+        reliability.Trial(
+            part="Killed",
+            fault="SIGKILL to the job alone, not to its two workers",
+            times="1 kill",
+            outcome=f"{len(workers)} workers gone within 10 s; the next run's cells equal to an undisturbed run's",
+            promise="No worker of a dead job writes into a folder that another job has taken.",
+            command="python -m pytest -m slow tests/faults/test_kill.py -k alone",
+        )
+    )

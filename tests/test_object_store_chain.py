@@ -1,0 +1,321 @@
+"""Every command on s3://, against moto's server on this machine: the same bytes as on a disk, errors of one line."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fake_s3
+import tiny_train
+from beam_jobs import compare_masks, dataset_job, dry_run, explore, inspect, picture, segment, synthesize, write_shards
+from beam_jobs.cell_store import CellStore
+from beam_jobs.dataset_job import ShardConfig
+from beam_jobs.examples import ExampleConfig
+from beam_jobs.plan_config import PlanConfig
+from beam_jobs.segment import SegmentConfig
+from beam_jobs.segmenters.watershed import WatershedSegmenter
+from beam_jobs.synthesize import SynthesizeConfig
+from hpa_proto import object_store, storage
+from hpa_proto.errors import ConfigError, DatasetError
+from trainer import dataset, evaluate, export, loop, overlay, predict, score, submit
+from trainer.config import TrainConfig
+from trainer.optimizers import OptimizerConfig
+from trainer.source import open_source
+
+tiny_train.register()
+
+_FOVS = dict(num_fovs=4, labels=(0, 5), height_px=256, width_px=256, pixel_size_um=0.32, crowding=(0.3, 0.3))
+_PLAN = PlanConfig(splits=(("train", 1), ("validation", 1)), shards=(("train", 3),))
+# Times, and what names the place.
+_DIFFERING_COLUMNS = ["read_msec", "segment_msec", "store_msec"]
+
+
+@pytest.fixture(scope="module")
+def address():
+    with fake_s3.s3_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def bucket(address):
+    return fake_s3.make_bucket()
+
+
+def segment_config(folder, **changes):
+    return SegmentConfig(
+        images=storage.join(folder, "fovs", "images"),
+        labels=storage.join(folder, "fovs", "labels.csv"),
+        cells_dir=storage.join(folder, "cells"),
+        pixel_size_um=0.32,
+        **changes,
+    )
+
+
+def shard_config(folder, **changes):
+    given = {"data_dir": storage.join(folder, "dataset"), "plan": _PLAN, "example": ExampleConfig(image_size_px=32)}
+    return ShardConfig(cells_dir=storage.join(folder, "cells"), **{**given, **changes})
+
+
+def make_dataset(folder, *, num_workers):
+    """Simulates FOVs, segments and shards them."""
+    synthesize.run(SynthesizeConfig(out_dir=storage.join(folder, "fovs"), num_workers=1, **_FOVS))
+    segment.run(segment_config(folder, num_workers=num_workers))
+    dataset_job.run(shard_config(folder, num_workers=num_workers))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A data set on the disk, made in one process."""
+    folder = str(tmp_path_factory.mktemp("local"))
+    make_dataset(folder, num_workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stored(bucket):
+    """The same in the store."""
+    folder = storage.join(bucket, "demo")
+    make_dataset(folder, num_workers=1)
+    return folder
+
+
+def read_all(folder):
+    return {name: storage.read_bytes(storage.join(folder, name)) for name in storage.list_files(folder)}
+
+
+def test_jobs_write_the_same_bytes_as_on_a_disk(local, stored):
+    ours, theirs = read_all(stored), read_all(local)
+    assert ours.keys() == theirs.keys()
+    assert sum(name.endswith(".tfrecord") for name in ours) == 8
+    timed = {
+        name for name in ours if name.endswith("fovs.parquet") or (name.startswith("cells/fovs/") and ".json" in name)
+    }
+    assert [name for name in ours if ours[name] != theirs[name] and name not in timed] == []
+    mine, other = (storage.read_table(storage.join(folder, "cells/fovs.parquet")) for folder in (stored, local))
+    pd.testing.assert_frame_equal(mine.drop(columns=_DIFFERING_COLUMNS), other.drop(columns=_DIFFERING_COLUMNS))
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_bytes(bucket, stored):
+    folder = storage.join(bucket, "workers")
+    changes = {"cells_dir": storage.join(folder, "cells"), "num_workers": 2}
+    segment.run(dataclasses.replace(segment_config(stored), **changes))
+    dataset_job.run(shard_config(folder, num_workers=2))
+    assert read_all(storage.join(folder, "dataset")) == read_all(storage.join(stored, "dataset"))
+
+
+@pytest.mark.slow
+def test_stopped_segmenting_goes_on(bucket, stored, monkeypatch):
+    folder = storage.join(bucket, "stopped")
+    config = dataclasses.replace(segment_config(stored), cells_dir=storage.join(folder, "cells"))
+    find_cells = WatershedSegmenter.segment
+
+    def stop(self, image, *, fov_id):
+        if fov_id == "sim-00002":
+            raise RuntimeError("stopped")
+        return find_cells(self, image, fov_id=fov_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WatershedSegmenter, "segment", stop)
+        with pytest.raises(RuntimeError, match="stopped"):
+            segment.run(config)
+    num_finished = len([name for name in read_all(folder) if name.endswith(".tfrecord")])
+    assert segment.run(config).num_segmented == 4 - num_finished
+    pd.testing.assert_frame_equal(*(storage.read_table(f"{cells}/cells/cells.parquet") for cells in (folder, stored)))
+
+
+def test_stopped_sharding_goes_on(bucket, stored, monkeypatch):
+    config = shard_config(stored, data_dir=storage.join(bucket, "stopped-dataset"))
+    write_shard = write_shards.write_shard
+
+    def stop(store, task, **options):
+        if task.row_group == 2:
+            raise RuntimeError("stopped")
+        return write_shard(store, task, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write_shards, "write_shard", stop)
+        with pytest.raises(RuntimeError, match="stopped"):
+            dataset_job.run(config)
+    before = read_all(config.data_dir)
+    assert "manifest.json" not in before
+    result = dataset_job.run(config)
+    finished = [shard for shard in result.manifest.shards if shard.name in before]
+    assert result.num_written == sum(shard.num_examples for shard in result.manifest.shards if shard not in finished)
+    assert read_all(config.data_dir) == read_all(storage.join(stored, "dataset"))
+
+
+def test_a_cell_is_fetched_alone(stored, monkeypatch):
+    """What a job asks of the store: one request a cell, for its bytes and no more."""
+    asked = []
+    read_range = object_store.read_range
+
+    def note(url, *, offset_bytes, length_bytes):
+        asked.append((url, length_bytes))
+        return read_range(url, offset_bytes=offset_bytes, length_bytes=length_bytes)
+
+    monkeypatch.setattr(object_store, "read_range", note)
+    store = CellStore.open(storage.join(stored, "cells"))
+    cells, _ = store.read_tables()
+    places = list(zip(cells["file"], cells["offset_bytes"], cells["length_bytes"], strict=True))
+    found = [f"{cell.fov_id}_{cell.cell_index}" for cell in store.read_cells(places)]
+    assert found == cells["cell_id"].tolist()
+    assert sorted(length for _, length in asked) == sorted(cells["length_bytes"])
+
+
+@pytest.mark.slow
+def test_what_looks_at_data_takes_urls(bucket, stored):
+    out = storage.join(bucket, "looked")
+    inspect.run(inspect.InspectConfig(storage.join(stored, "dataset"), num_shown=4, picture_path=f"{out}/cells.png"))
+    picture.run(picture.PictureConfig(segment_config(stored), "sim-00001", f"{out}/fov.png"))
+    explore.run(explore.ExploreConfig(labels=storage.join(stored, "fovs/labels.csv"), out_dir=out))
+    dry_run.run(
+        dry_run.DryRunConfig(cells_dir=storage.join(stored, "cells"), plan=_PLAN, picture_path=f"{out}/plan.png")
+    )
+    compare_masks.run(
+        compare_masks.CompareConfig(
+            storage.join(stored, "fovs/masks"),
+            storage.join(stored, "cells"),
+            images=storage.join(stored, "fovs/images"),
+            out_dir=storage.join(out, "masks"),
+        )
+    )
+    names = storage.list_files(out)
+    assert {"cells.png", "fov.png", "plan.png", "report.html", "masks/sim-00001.jpg"} <= set(names)
+
+
+def read_training(data_dir, *, start_step=0, **options):
+    source = open_source(data_dir, ("train",))
+    batches = dataset.training_dataset(source, batch_size=4, seed=3, start_step=start_step, **options)
+    return list(itertools.islice(dataset.iterate(batches, source, split="train", as_numpy=True), 12))
+
+
+@pytest.mark.slow
+def test_batches_are_those_from_a_disk_and_resume_where_they_stopped(local, stored):
+    ours, theirs = (read_training(storage.join(folder, "dataset"), balanced=True) for folder in (stored, local))
+    for mine, other in zip(ours, theirs, strict=True):
+        for key in mine:
+            np.testing.assert_array_equal(mine[key], other[key])
+    later = read_training(storage.join(stored, "dataset"), balanced=True, start_step=7)
+    np.testing.assert_array_equal(later[0]["image"], ours[7]["image"])
+
+
+@pytest.mark.slow
+def test_a_damaged_shard_in_the_store_is_named_with_its_offset(bucket, stored):
+    broken = storage.join(bucket, "broken")
+    files = read_all(storage.join(stored, "dataset"))
+    name = min(name for name in files if name.startswith("train"))
+    data = bytearray(files[name])
+    data[len(data) // 2] ^= 1
+    for other, content in files.items():
+        storage.write_bytes(storage.join(broken, other), bytes(data) if other == name else content)
+    with pytest.raises(DatasetError, match=rf"{broken}/{name}: corrupt record at byte \d+"):
+        read_training(broken)
+    with pytest.raises(DatasetError, match=f"{name}: corrupt record"):
+        open_source(broken, ("train",), check="sha256")
+    storage.remove(storage.join(broken, name))
+    with pytest.raises(DatasetError, match=f"{name}: missing"):
+        open_source(broken, ("train",))
+
+
+def train(data_dir, run_dir):
+    config = TrainConfig(
+        data_dir=data_dir,
+        run_dir=str(run_dir),
+        model="tiny",
+        batch_size=4,
+        epochs=1,
+        steps_per_epoch=3,
+        tensorboard=False,
+        deterministic=True,
+        optimizer=OptimizerConfig(warmup_epochs=0),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        tiny_train.draw_no_pictures(patch)
+        return loop.run(config)
+
+
+@pytest.mark.slow
+def test_training_half_on_urls(tmp_path, bucket, local, stored):
+    data_dir, out = storage.join(stored, "dataset"), storage.join(bucket, "results")
+    ours, theirs = train(data_dir, tmp_path / "ours"), train(storage.join(local, "dataset"), tmp_path / "theirs")
+    assert ours.best == theirs.best
+    predictions = f"{out}/predictions.parquet"
+    predict.run(predict.PredictConfig((ours.run_dir,), data_dir, split="validation", out=predictions))
+    report = evaluate.EvaluateConfig(
+        predictions=predictions, data_dir=data_dir, run_dir=ours.run_dir, out_dir=f"{out}/report", num_resamples=10
+    )
+    evaluate.run(report)
+    submit.run(submit.SubmitConfig(predictions, data_dir, f"{out}/submission.csv"))
+    flags = [f"--submission={out}/submission.csv", f"--data_dir={data_dir}", "--split=validation"]
+    assert score.main(["score", *flags, f"--out={out}/score.json"]) == 0
+    fov_id = storage.read_table(predictions)["fov_id"].iloc[0]
+    overlay.run(
+        overlay.OverlayConfig(predictions, data_dir, storage.join(stored, "fovs/images"), fov_id, out=f"{out}/fov.png")
+    )
+    export.run(export.ExportConfig(ours.run_dir, f"{out}/model", formats=("keras",)))
+    names = storage.list_files(out)
+    assert {"predictions.parquet", "submission.csv", "score.json", "fov.png", "report/metrics.json"} <= set(names)
+    assert {"model/model.keras", "model/export.json"} <= set(names)
+    with pytest.raises(ConfigError, match="not there yet"):
+        export.run(export.ExportConfig(ours.run_dir, f"{out}/model", formats=("keras",)))
+
+
+def run_command(*arguments):
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_a_job_with_a_missing_bucket_ends_with_one_line(address):
+    done = run_command(
+        "beam_jobs.segment", "--images=s3://no-such-bucket/images", "--cells_dir=s3://no-such-bucket/cells"
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: s3://no-such-bucket/images: The specified bucket does not exist\n"
+
+
+@pytest.mark.slow
+def test_credentials_in_urls_are_nowhere_to_be_read(address, local, tmp_path):
+    """A label file and images behind a password, one of them behind a signature that is of no use."""
+    bucket = fake_s3.make_bucket().removeprefix("s3://")
+    secret = "planted-secret"
+    place = address.replace("://", f"://someone:{secret}@") + f"/{bucket}"
+    fovs = pathlib.Path(local) / "fovs"
+    for path in (fovs / "labels.csv", *(fovs / "images").iterdir()):
+        storage.write_bytes(f"s3://{bucket}/{path.name}", path.read_bytes())
+    lines = ["ID,red,green,blue,yellow"]
+    for fov_id in ("sim-00000", "sim-00001", "sim-00002"):
+        lines.append(
+            ",".join([fov_id, *(f"{place}/{fov_id}_{channel}.png" for channel in ("red", "green", "blue", "yellow"))])
+        )
+    lines[-1] = lines[-1].replace("_red.png", f"_lost.png?X-Amz-Signature={secret}")
+    (tmp_path / "fovs.csv").write_text("\n".join(lines) + "\n")
+    done = run_command(
+        "beam_jobs.convert",
+        f"--images={tmp_path}/fovs.csv",
+        f"--labels={place}/labels.csv?X-Amz-Signature={secret}",
+        f"--out_dir={tmp_path}/out",
+        "--pixel_size_um=0.32",
+        "--image_size_px=32",
+        "--splits=train=1,validation=1",
+        "--max_dead_fraction=0.5",
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "out/dataset/manifest.json").read_text())
+    assert (
+        f"--labels={place}/labels.csv?X-Amz-Signature=***".replace(f"someone:{secret}", "***")
+        in manifest["command_line"]
+    )
+    dead = (tmp_path / "out/cells/dead_letters.jsonl").read_text()
+    assert "_lost.png?X-Amz-Signature=***" in dead
+    outputs = {str(path): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    outputs |= {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
+    assert [name for name, data in outputs.items() if secret.encode() in data] == []
+    tables = [pd.read_parquet(name).to_csv() for name in outputs if name.endswith(".parquet")]
+    assert not any(secret in text for text in tables)
