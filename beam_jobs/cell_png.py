@@ -78,14 +78,14 @@ def _decode_own(data: bytes) -> np.ndarray | None:
     if len(data) < idat + _CHUNK.size or not data.startswith(_SIGNATURE):
         return None
     width, height, bits, colour_type, *_ = _HEADER.unpack_from(data, len(_SIGNATURE) + _CHUNK.size)
+    row_bytes = 1 + width * bits // 8
+    if height * row_bytes > _MAX_RATIO * len(data):
+        # A made-up size must not eat the memory, here or in OpenCV.
+        raise ValueError(f"the picture of the cell says that it has {width} x {height} px; its file is too short")
     length, kind = _CHUNK.unpack_from(data, idat)
     body = data[idat + _CHUNK.size : idat + _CHUNK.size + length]
     if colour_type != _GREY or bits not in (8, 16) or kind != b"IDAT" or len(body) != length:
         return None
-    row_bytes = 1 + width * bits // 8
-    if height * row_bytes > _MAX_RATIO * length:
-        # A made-up size must not eat the memory.
-        raise ValueError(f"the picture of the cell says that it has {width} x {height} px; its file is too short")
     try:
         rows = imagecodecs.deflate_decode(body, out=height * row_bytes)
     except imagecodecs.DeflateError as error:

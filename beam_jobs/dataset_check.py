@@ -35,12 +35,12 @@ def read_plan(data_dir: str) -> pd.DataFrame:
     try:
         plan = storage.read_table(path, columns=_PLAN_COLUMNS)
     except OSError as error:
-        raise DatasetError(f"{path}: not a readable plan: {error}") from error
+        raise DatasetError(f"{path}: not a readable table: {error}") from error
     for column in _PLAN_COLUMNS:
         wanted = "integer" if column in _PLAN_NUMBERS else "string"
         # An empty column has no values to tell strings by.
         if pd.api.types.infer_dtype(plan[column], skipna=False) not in (wanted, "empty"):
-            raise DatasetError(f"{path}: not a readable plan: column {column} has other values than {wanted}s")
+            raise DatasetError(f"{path}: not a readable table: column {column} has other values than {wanted}s")
     return plan
 
 
@@ -106,7 +106,7 @@ def read_hashes(data_dir: str) -> dict[str, str] | None:
         with storage.open_read(path) as file:
             columns = pq.read_schema(file).names
     except (ValueError, OSError) as error:
-        raise DatasetError(f"{path}: not a readable plan: {error}") from error
+        raise DatasetError(f"{path}: not a readable table: {error}") from error
     if near_duplicates.HASH_COLUMN not in columns:
         return None
     plan = storage.read_table(path, columns=["fov_id", "dropped", near_duplicates.HASH_COLUMN])

@@ -202,7 +202,9 @@ def read_table(path: str, *, columns: Sequence[str] | None = None) -> pd.DataFra
         return table if columns is None else table[list(columns)]
     # The bytes are there: an OSError of pyarrow's is damage too.
     except (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-        raise DatasetError(f"{path}: not a readable table: {error}") from error
+        # A column that is missing is told with the whole schema behind it.
+        reason = str(error).partition("\n")[0]
+        raise DatasetError(f"{path}: not a readable table: {reason}") from error
 
 
 def write_table(path: str, table: pd.DataFrame) -> None:

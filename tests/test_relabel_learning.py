@@ -14,7 +14,7 @@ from beam_jobs.plan_config import PlanConfig
 from beam_jobs.segment import SegmentConfig
 from beam_jobs.synthesize import SynthesizeConfig
 from hpa_proto import labels as hpa_labels
-from trainer import judged, loop, metrics, predict, relabel
+from trainer import judged, loop, metrics, predict, relabel, thresholds
 from trainer.config import TrainConfig
 from trainer.optimizers import OptimizerConfig
 from trainer.predict import PredictConfig
@@ -98,9 +98,11 @@ def judge_run(run_dir, *, data_dir, truth_dir):
     found = []
     for folder, split in ((data_dir, "fold0"), (truth_dir, "test")):
         config = PredictConfig((run_dir,), folder, split, batch_size=64)
-        predict.run(config)
-        found.append(read_predictions(config.path))
-    own = judged.judge(found[1], validation=judged.judge(found[0]))
+        predict.run_if_missing(config)
+        found.append(judged.judge(read_predictions(config.path)))
+    # Not `judge(..., validation=...)`: two simulations name their FOVs alike.
+    chosen = thresholds.choose_thresholds(found[0].labels, found[0].probabilities)
+    own = dataclasses.replace(found[1], predicted=found[1].probabilities >= chosen, thresholds=chosen)
     return {name: float(value) for name, value in metrics.figures(own.sums.sum(axis=0), multi_label=True).items()}
 
 
