@@ -81,7 +81,7 @@ def write_store(path: str, fovs: pd.DataFrame) -> CellStore:
     cells = pd.DataFrame(columns).astype(store_tables.CELL_COLUMNS)
     cells = cells.join(pd.DataFrame(False, index=cells.index, columns=list(fov_quality.FLAG_TYPES)))
     rows = [
-        dataclasses.asdict(FovRow(fov_id, text, num_cells=count))
+        dataclasses.asdict(FovRow(fov_id, text, num_cells=count, perceptual_hash=rng.bytes(32).hex()))
         for fov_id, text, count in fovs.itertuples(index=False, name=None)
     ]
     store = CellStore.create(path, {"segmenter": {"name": "made up"}})

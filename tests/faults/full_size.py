@@ -192,6 +192,8 @@ def run_size(folder: pathlib.Path, table: pd.DataFrame, *, num_workers: int) -> 
             "--label_scope=all",
             "--drop_classes=Negative",
             "--image_size_px=32",
+            # FOVs share pictures here on purpose.
+            "--duplicate_bits=0",
             f"--num_workers={num_workers}",
         ),
     }
