@@ -12,10 +12,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-import cv2
 import imagecodecs
 import numpy as np
 from isal import isal_zlib
+
+from hpa_proto import picture_file
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">IIBBBBB")
@@ -23,6 +24,8 @@ _CHUNK = struct.Struct(">I4s")
 _GREY = 0
 _NO_FILTER = 0
 _ISAL_LEVEL = 1
+# Four channels of a FOV of 8192 px squared that is one cell.
+_MAX_PIXELS = 1 << 28
 # Deflate cannot do better.
 _MAX_RATIO = 1032
 
@@ -58,9 +61,9 @@ def decode_png(data: bytes, *, num_channels: int) -> np.ndarray:
       ValueError: not a grey PNG of C * H rows, or cut short.
     """
     image = _decode_own(data)
-    if image is None and data:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 2 or len(image) % num_channels:
+    if image is None:
+        image = picture_file.decode(data, max_pixels=_MAX_PIXELS)
+    if image.ndim != 2 or len(image) % num_channels:
         raise ValueError(f"the picture of the cell is no readable grey PNG of {num_channels} channels")
     height = len(image) // num_channels
     strides = (height * image.strides[0], *image.strides)
@@ -80,7 +83,7 @@ def _decode_own(data: bytes) -> np.ndarray | None:
     width, height, bits, colour_type, *_ = _HEADER.unpack_from(data, len(_SIGNATURE) + _CHUNK.size)
     row_bytes = 1 + width * bits // 8
     if height * row_bytes > _MAX_RATIO * len(data):
-        # A made-up size must not eat the memory, here or in OpenCV.
+        # A made-up size must not eat the memory.
         raise ValueError(f"the picture of the cell says that it has {width} x {height} px; its file is too short")
     length, kind = _CHUNK.unpack_from(data, idat)
     body = data[idat + _CHUNK.size : idat + _CHUNK.size + length]

@@ -13,10 +13,12 @@ import numpy as np
 from google.protobuf import message
 
 from beam_jobs import cell_png
-from hpa_proto import cells_pb2, example_pb2, masks, schema
+from hpa_proto import cells_pb2, example_pb2, masks, picture_file, schema
 from hpa_proto.errors import ConfigError, DatasetError
 
 _KEYS = schema.FEATURE_KEYS
+_MAX_SIZE_PX = 4096
+_MAX_PIXELS = len(schema.CHANNELS) * _MAX_SIZE_PX**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +44,8 @@ class ExampleConfig:
     def __post_init__(self) -> None:
         if self.image_format not in schema.IMAGE_FORMATS:
             raise ConfigError(f"image format {self.image_format!r}: choose one of {', '.join(schema.IMAGE_FORMATS)}")
-        if not 8 <= self.image_size_px <= 4096:
-            raise ConfigError(f"image size {self.image_size_px} px: choose 8 to 4096")
+        if not 8 <= self.image_size_px <= _MAX_SIZE_PX:
+            raise ConfigError(f"image size {self.image_size_px} px: choose 8 to {_MAX_SIZE_PX}")
         if not 1 <= self.jpeg_quality <= 100:
             raise ConfigError(f"JPEG quality {self.jpeg_quality}: choose 1 to 100")
         schema.parse_channels(schema.channel_initials(self.channels))
@@ -138,9 +140,7 @@ def decode_image(data: bytes, *, image_format: str, num_channels: int) -> np.nda
     if image_format == "raw":
         size = math.isqrt(len(data) // num_channels)
         return np.frombuffer(data, dtype=np.uint8).reshape(num_channels, size, size)
-    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if image is None:
-        raise ValueError("the picture cannot be decoded")
+    image = picture_file.decode(data, max_pixels=_MAX_PIXELS)
     size = image.shape[1]
     if image.ndim == 2:
         return image.reshape(num_channels, size, size)

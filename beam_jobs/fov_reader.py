@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 
 from beam_jobs.fov_source import ALL_CHANNELS, FovRef
-from hpa_proto import records, schema, storage
+from hpa_proto import picture_file, records, schema, storage
 from hpa_proto.errors import FovError
 
 BIT_DEPTHS = (8, 12, 14, 16)
@@ -21,9 +21,7 @@ BIT_DEPTHS = (8, 12, 14, 16)
 MAX_FOV_PIXELS = 8192 * 8192
 _MAX_BYTES_PER_PIXEL = 8
 _METADATA_BYTES = 64 << 20
-_PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
-_JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = b"\xff\xda"
 # A progressive JPEG has about ten. Each goes over the whole picture, so a small file of thousands takes hours.
@@ -174,15 +172,16 @@ def decode_file(fov: FovRef, path: str, data: bytes, *, max_pixels: int = MAX_FO
     """
     if data.startswith(_TIFF_STARTS):
         return _decode_tiff(fov, path, data, max_pixels)
-    if not data.startswith((_PNG_START, _JPEG_START)):
+    if not data.startswith((picture_file.PNG_START, picture_file.JPEG_START)):
         raise _error(fov, "unreadable_image", f"{path} is no PNG, JPEG or TIFF: it begins with {data[:12]!r}")
-    is_png = data.startswith(_PNG_START)
+    is_png = data.startswith(picture_file.PNG_START)
     # OpenCV fills the missing part of a cut-off file with grey or black and says nothing.
     if (_PNG_END if is_png else _JPEG_END) not in data[-64:]:
         raise _error(fov, "truncated_image", f"{path} ends too early ({len(data)} bytes); fetch it again")
-    height, width = _png_size(data) if is_png else _jpeg_size(data)
-    if not height * width:
-        raise _error(fov, "unreadable_image", f"{path}: its header has no size; fetch it again")
+    try:
+        height, width = picture_file.read_size(data)
+    except ValueError as error:
+        raise _error(fov, "unreadable_image", f"{path}: {error}; fetch it again") from error
     _check_size(fov, path, height=height, width=width, max_pixels=max_pixels)
     if not is_png and data.count(_JPEG_SCAN) > _MAX_JPEG_SCANS:
         raise _error(fov, "unreadable_image", f"{path} is a JPEG of over {_MAX_JPEG_SCANS} scans; save it anew")
@@ -193,26 +192,6 @@ def decode_file(fov: FovRef, path: str, data: bytes, *, max_pixels: int = MAX_FO
     if image is None:
         raise _error(fov, "unreadable_image", f"{path} cannot be decoded; fetch it again")
     return image
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    """Reads (height, width) from a PNG's header; (0, 0) where it has none."""
-    if data[12:16] != b"IHDR":
-        return 0, 0
-    width, height = struct.unpack_from(">II", data, 16)
-    return height, width
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Reads (height, width) from a JPEG's frame header (ITU T.81, B.2.2); (0, 0) where it has none."""
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return struct.unpack_from(">HH", data, place + 5)
-        # A fill byte stands for itself; any other marker here has a length.
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4])
-    return 0, 0
 
 
 def _check_size(fov: FovRef, path: str, *, height: int, width: int, max_pixels: int) -> None:

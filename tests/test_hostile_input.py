@@ -4,10 +4,12 @@ import base64
 import dataclasses
 import io
 import json
+import struct
 import tracemalloc
 import zipfile
 import zlib
 
+import cv2
 import h5py
 import keras
 import numpy as np
@@ -17,20 +19,32 @@ import pytest
 import random_predictions
 import small_dataset
 import tiny_backbone
-from beam_jobs import compare_masks, dataset_job, explore, fov_source, inspect, segment, write_shards
+from beam_jobs import (
+    cell_png,
+    compare_masks,
+    dataset_job,
+    examples,
+    explore,
+    fov_reader,
+    fov_source,
+    inspect,
+    segment,
+    write_shards,
+)
 from beam_jobs.cell_store import CellStore
 from beam_jobs.compare_masks import CompareConfig
 from beam_jobs.dataset_job import ShardConfig
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.explore import ExploreConfig
+from beam_jobs.fov_source import FovRef
 from beam_jobs.inspect import InspectConfig
 from beam_jobs.plan_config import PlanConfig
 from beam_jobs.segment import SegmentConfig
 from beam_jobs.segmenters import masks as mask_files
 from beam_jobs.segmenters import pth_reader
-from hpa_proto import masks, records, schema, storage
+from hpa_proto import masks, picture_file, records, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError, FovError
-from trainer import backbones, evaluation_report, models, pretrained, run_folder, shards, source, submission
+from trainer import backbones, evaluation_report, models, overlay, pretrained, run_folder, shards, source, submission
 from trainer.evaluation import evaluate
 from trainer.predictions import ClassInfo
 from trainer.pretrained import WeightsFile
@@ -373,6 +387,61 @@ def test_label_map_of_a_made_up_size_is_a_fov_error(tmp_path, shape, is_zip):
             mask_files.read_mask(str(path), "fov")
 
     assert peak_bytes(read) < FEW_BYTES
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def small_png(*, side=4):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return picture_file.PNG_START + header + chunk(b"IDAT", zlib.compress(bytes(4 * 5))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # OpenCV takes the memory that a chunk says it needs, up to 4 GB, before it reads it.
+        (lambda png: png.replace(b"\0\0\0\x0cIDAT", b"\xff\xff\xff\xf0IDAT"), "chunk b'IDAT' has 4,294,967,280 bytes"),
+        (lambda _: small_png(side=1 << 20), "1048576 x 1048576 px"),
+        (lambda png: png[:-20], "the file is too short"),
+        (lambda png: png[:-10], "ends too early|too short"),
+        (lambda png: png[:12], "ends too early"),
+        (lambda _: picture_file.PNG_START, "has no size"),
+        (lambda _: small_png(side=0), "has no size"),
+        (lambda _: b"\xff\xd8\xff\xe0\xff\xff", "has no size"),
+        (lambda _: b"GIF89a", "no PNG and no JPEG"),
+        (lambda _: b"", "no PNG and no JPEG"),
+    ],
+)
+def test_picture_that_says_it_is_huge_is_refused_before_it_is_decoded(monkeypatch, change, message):
+    png = small_png()
+    assert picture_file.decode(png, max_pixels=16).shape == (4, 4)
+    data = change(png)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match=message):
+        picture_file.decode(data, max_pixels=1 << 20)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: mask_files.read_mask(path, "fov"),
+        lambda path: fov_reader.read_fov(FovRef("fov", tuple((channel, path) for channel in schema.CHANNELS), ())),
+        lambda path: cell_png.decode_png(storage.read_bytes(path), num_channels=4),
+        lambda path: examples.decode_image(storage.read_bytes(path), image_format="png", num_channels=1),
+        lambda path: overlay.read_channels(path.rpartition("/")[0], "fov"),
+    ],
+    ids=["mask", "FOV", "cell", "example", "overlay"],
+)
+def test_everything_that_reads_pictures_refuses_them(tmp_path, monkeypatch, read):
+    # Two pieces of IDAT: not what `cell_png` writes.
+    data = small_png().replace(b"\0\0\0\0IEND", b"\xff\xff\xff\xf0IDAT") + b"IEND\xaeB`\x82"
+    for channel in schema.CHANNELS:
+        (tmp_path / f"fov_{channel}.png").write_bytes(data)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises((FovError, ConfigError, ValueError), match="chunk b'IDAT' has 4,294,967,280 bytes"):
+        read(str(tmp_path / "fov_red.png"))
 
 
 class Marks:

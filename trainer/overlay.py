@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
-from hpa_proto import masks, pictures, schema, storage
+from hpa_proto import masks, picture_file, pictures, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import cell_masks, command, predictions, shards
 from trainer.cell_masks import CellMask
@@ -29,6 +29,9 @@ from trainer.predictions import Predictions
 _SUFFIXES = tuple(
     form(suffix) for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff") for form in (str.lower, str.upper)
 )
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
+# 16,384 px squared.
+_MAX_PIXELS = 1 << 28
 _OUTLINE = (255, 255, 255)
 _FONT_SIZE_PX = 14
 _STROKE_PX = 2
@@ -131,10 +134,12 @@ def read_channels(images: str, fov_id: str) -> np.ndarray:
     for channel in schema.CHANNELS:
         candidates = (storage.join(images, f"{fov_id}_{channel}{suffix}") for suffix in _SUFFIXES)
         path = next(filter(storage.exists, candidates), None)
-        data = storage.read_bytes(path) if path else b""
-        plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-        if plane is None:
-            raise ConfigError(f"--images={images}: no readable {fov_id}_{channel}.png (or .jpg, .tif)")
+        try:
+            plane = _decode(storage.read_bytes(path) if path else b"")
+        except ValueError as error:
+            raise ConfigError(
+                f"--images={images}: no readable {fov_id}_{channel}.png (or .jpg, .tif): {error if path else 'not there'}"
+            ) from error
         if plane.ndim == 3:
             # Public HPA pictures show a channel in its colour: the brightest of RGB is the channel.
             plane = plane[..., :3].max(axis=2)
@@ -143,6 +148,20 @@ def read_channels(images: str, fov_id: str) -> np.ndarray:
         num_bits = max(8, int(plane.max()).bit_length())
         planes.append(cv2.convertScaleAbs(plane, alpha=255 / ((1 << num_bits) - 1)))
     return cv2.merge(planes)
+
+
+def _decode(data: bytes) -> np.ndarray:
+    """Decodes PNG, JPEG or TIFF.
+
+    Raises:
+      ValueError: it cannot be decoded.
+    """
+    if not data.startswith(_TIFF_STARTS):
+        return picture_file.decode(data, max_pixels=_MAX_PIXELS)
+    plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if plane is None:
+        raise ValueError("it cannot be decoded")
+    return plane
 
 
 def draw(

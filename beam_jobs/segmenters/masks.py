@@ -11,13 +11,12 @@ import zipfile
 import zlib
 from typing import IO
 
-import cv2
 import numpy as np
 from skimage import measure
 
 from beam_jobs import mask_metrics
 from beam_jobs.segmenters.segmentation import Segmentation, raster_order
-from hpa_proto import storage
+from hpa_proto import picture_file, storage
 from hpa_proto.errors import ConfigError, FovError
 from hpa_proto.redaction import redact
 
@@ -28,10 +27,10 @@ NUCLEUS_NAME = "{}_nuclei.png"
 # A piece of a nucleus map smaller than this share of its cell's largest nucleus is a stray speck, not a second nucleus.
 _SPECK_SHARE = 0.05
 
-# 16,384 px squared. OpenCV has a limit of its own for pictures.
+# 16,384 px squared.
 _MAX_PIXELS = 1 << 28
 
-# What numpy, zipfile and OpenCV raise on a damaged file.
+# What numpy and zipfile raise on a damaged file.
 _DAMAGE = (
     OSError,
     ValueError,
@@ -41,7 +40,6 @@ _DAMAGE = (
     OverflowError,
     NotImplementedError,
     RuntimeError,
-    cv2.error,
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
@@ -185,9 +183,7 @@ def _read_array(file: IO[bytes]) -> np.ndarray:
 
 
 def _decode_image(data: bytes) -> np.ndarray:
-    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if mask is None:
-        raise ValueError("not an image, or cut off")
+    mask = picture_file.decode(data, max_pixels=_MAX_PIXELS)
     if mask.ndim == 3 and all(np.array_equal(mask[..., 0], mask[..., plane]) for plane in (1, 2)):
         return mask[..., 0]
     return mask

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -26,7 +27,7 @@ from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import PlanConfig
 from beam_jobs.segmenters import masks as mask_files
 from beam_jobs.segmenters import network_weights, pth_reader
-from hpa_proto import cells_pb2, labels, masks, records, schema, storage
+from hpa_proto import cells_pb2, labels, masks, picture_file, records, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError, FovError
 from trainer import cell_masks, predictions, scoring, shards, submission
 from trainer.predictions import ClassInfo, PredictionsInfo
@@ -242,6 +243,18 @@ def _cell_png(data: bytes) -> None:
         # Every value is there to be read, and comes back.
         again = cell_png.decode_png(cell_png.encode_png(image), num_channels=4)
         assert (again == image).all()
+
+
+def _picture(data: bytes) -> None:
+    height, width = picture_file.read_size(data)
+    assert picture_file.decode(data, max_pixels=1 << 20).shape[:2] == (height, width)
+
+
+def _picture_seeds() -> list[bytes]:
+    picture = np.arange(48, dtype=np.uint8).reshape(_SIZE)
+    colour = np.dstack([picture] * 4)
+    files = [cv2.imencode(suffix, each) for suffix in (".png", ".jpg") for each in (picture, colour[..., :3])]
+    return [data.tobytes() for _, data in (*files, cv2.imencode(".png", colour), cv2.imencode(".png", picture * 256))]
 
 
 def _pth(data: bytes) -> None:
@@ -497,10 +510,12 @@ TARGETS: dict[str, Target] = {
     ),
     "inflated_counts": Target(_inflated_counts, (ValueError,), lambda: [masks.encode_mask(_SQUARE)]),
     "cell_png": Target(_cell_png, (ValueError,), _png_seeds),
+    "picture": Target(_picture, (ValueError,), _picture_seeds),
     "pth": Target(_pth, (ConfigError,), _pth_seeds),
     "pth_program": Target(_pth_program, (ConfigError,), _pickle_seeds),
     "safetensors": Target(_safetensors, (ConfigError,), _safetensors_seeds),
     "label_map_npy": Target(_label_map(".npy"), (FovError,), lambda: [_npy(_MASK)]),
+    "label_map_png": Target(_label_map("_cell.png"), (FovError,), lambda: _picture_seeds()[:1]),
     "label_map_npz": Target(_label_map(".npz"), (FovError,), lambda: [_npz(_MASK)]),
     "predictions": Target(_predictions, (DatasetError,), lambda: [_predictions_seed()]),
     "predictions_header": Target(_predictions_header, (DatasetError,), _predictions_header_seeds),
