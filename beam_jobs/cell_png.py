@@ -62,7 +62,10 @@ def decode_png(data: bytes, *, num_channels: int) -> np.ndarray:
     """
     image = _decode_own(data)
     if image is None:
-        image = picture_file.decode(data, max_pixels=_MAX_PIXELS)
+        try:
+            image = picture_file.decode(data, max_pixels=_MAX_PIXELS)
+        except ValueError as error:
+            raise ValueError(f"the picture of the cell is no readable PNG: {error}") from error
     if image.ndim != 2 or len(image) % num_channels:
         raise ValueError(f"the picture of the cell is no readable grey PNG of {num_channels} channels")
     height = len(image) // num_channels

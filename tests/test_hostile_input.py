@@ -398,11 +398,14 @@ def small_png(*, side=4):
     return picture_file.PNG_START + header + chunk(b"IDAT", zlib.compress(bytes(4 * 5))) + chunk(b"IEND", b"")
 
 
+HUGE_CHUNK = struct.pack(">I", (1 << 32) - 16) + b"tEXt"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         # OpenCV takes the memory that a chunk says it needs, up to 4 GB, before it reads it.
-        (lambda png: png.replace(b"\0\0\0\x0cIDAT", b"\xff\xff\xff\xf0IDAT"), "chunk b'IDAT' has 4,294,967,280 bytes"),
+        (lambda png: png[:33] + HUGE_CHUNK + png[33:], "chunk b'tEXt' has 4,294,967,280 bytes"),
         (lambda _: small_png(side=1 << 20), "1048576 x 1048576 px"),
         (lambda png: png[:-20], "the file is too short"),
         (lambda png: png[:-10], "ends too early|too short"),
@@ -435,12 +438,12 @@ def test_picture_that_says_it_is_huge_is_refused_before_it_is_decoded(monkeypatc
     ids=["mask", "FOV", "cell", "example", "overlay"],
 )
 def test_everything_that_reads_pictures_refuses_them(tmp_path, monkeypatch, read):
-    # Two pieces of IDAT: not what `cell_png` writes.
-    data = small_png().replace(b"\0\0\0\0IEND", b"\xff\xff\xff\xf0IDAT") + b"IEND\xaeB`\x82"
+    png = small_png()
+    data = png[:33] + HUGE_CHUNK + png[33:]
     for channel in schema.CHANNELS:
         (tmp_path / f"fov_{channel}.png").write_bytes(data)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises((FovError, ConfigError, ValueError), match="chunk b'IDAT' has 4,294,967,280 bytes"):
+    with pytest.raises((FovError, ConfigError, ValueError), match="chunk b'tEXt' has 4,294,967,280 bytes"):
         read(str(tmp_path / "fov_red.png"))
 
 

@@ -254,7 +254,10 @@ def _picture_seeds() -> list[bytes]:
     picture = np.arange(48, dtype=np.uint8).reshape(_SIZE)
     colour = np.dstack([picture] * 4)
     files = [cv2.imencode(suffix, each) for suffix in (".png", ".jpg") for each in (picture, colour[..., :3])]
-    return [data.tobytes() for _, data in (*files, cv2.imencode(".png", colour), cv2.imencode(".png", picture * 256))]
+    return [
+        data.tobytes()
+        for _, data in (*files, cv2.imencode(".png", colour), cv2.imencode(".png", picture.astype(np.uint16) * 256))
+    ]
 
 
 def _pth(data: bytes) -> None:
