@@ -22,7 +22,6 @@ setup(
         "fsspec>=2025.1",
         "google-crc32c>=1.5",
         "imagecodecs>=2024.1",
-        "isal>=1.7",
         "jinja2>=3.1",
         "keras>=3.12",
         "matplotlib>=3.9",

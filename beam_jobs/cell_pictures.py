@@ -7,9 +7,9 @@ from collections.abc import Container, Iterable, Sequence
 import cv2
 import numpy as np
 
-from beam_jobs import cell_png, examples
+from beam_jobs import crop_codec, examples
 from beam_jobs.examples import ExampleConfig
-from hpa_proto import cells_pb2, masks, pictures, schema, storage
+from hpa_proto import cells_pb2, masks, pictures, storage
 
 KEPT_COLOUR = (255, 255, 255)
 DROPPED_COLOUR = (255, 130, 0)
@@ -60,7 +60,7 @@ def fov_from_cells(cells: Sequence[cells_pb2.Cell], *, dropped_ids: Container[st
     inside = np.zeros(image.shape[:2], dtype=bool)
     for cell in cells:
         box = _scaled_box(cell.bbox, scale, inside.shape)
-        crop = np.dstack(cell_png.decode_png(cell.image_png, num_channels=len(schema.CHANNELS)))
+        crop = np.dstack(crop_codec.decode_crop(cell))
         crop = examples.to_uint8(crop, bit_depth=cell.bit_depth)
         size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
         image[box] = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)

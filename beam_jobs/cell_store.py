@@ -30,7 +30,7 @@ from beam_jobs.store_tables import FovRow
 from hpa_proto import cells_pb2, json_text, records, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError
 
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 4
 _CONFIG = "config.json"
 CELLS_TABLE = "cells.parquet"
 FOVS_TABLE = "fovs.parquet"
@@ -118,8 +118,8 @@ class CellStore:
             raise DatasetError(f"{config_path}: damaged: {error}") from error
         if version != _FORMAT_VERSION:
             raise ConfigError(
-                f"{path} is a cell store of format {version}, this program reads {_FORMAT_VERSION}, which knows more of each "
-                "FOV (its quality, and a hash by which near-identical FOVs are found). Segment again into another folder: "
+                f"{path} is a cell store of format {version}, this program reads {_FORMAT_VERSION}, which holds the "
+                "pixels of cells in another way and knows more of each FOV. Segment again into another folder: "
                 "`python -m beam_jobs.segment --cells_dir=<another folder> ...`, the other flags as they were"
             )
         if not sound:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from beam_jobs import cell_png, measurements
+from beam_jobs import crop_codec, measurements
 from beam_jobs.fov_reader import FovImage
 from beam_jobs.segmenters import Segmentation
 from hpa_proto import cells_pb2, masks
@@ -37,7 +37,7 @@ def cut_cells(
     background = measurements.measure_background(image.pixels)
     for cell_index, box in find_boxes(segmentation.cell_mask):
         rows, columns = box
-        planes = cv2.split(image.pixels[box])
+        planes = [image.pixels[(*box, plane)] for plane in range(image.pixels.shape[2])]
         mask = (segmentation.cell_mask[box] == cell_index).view(np.uint8)
         nucleus = (segmentation.nucleus_mask[box] == cell_index).view(np.uint8)
         measured = measurements.measure_cell(
@@ -59,7 +59,7 @@ def cut_cells(
             fov_height=height,
             fov_width=width,
             bit_depth=image.bit_depth,
-            image_png=cell_png.encode_png(planes),
+            image_zstd=crop_codec.encode_crop(planes),
             cell_mask=_rle(mask),
             nucleus_mask=_rle(nucleus) if nucleus.any() else None,
             measurements=measured,

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from google.protobuf import message
 
-from beam_jobs import cell_png
+from beam_jobs import crop_codec
 from hpa_proto import cells_pb2, example_pb2, masks, picture_file, schema
 from hpa_proto.errors import ConfigError, DatasetError
 
@@ -96,7 +96,7 @@ def cell_planes(cell: cells_pb2.Cell, config: ExampleConfig) -> np.ndarray:
     Returns:
       uint8[C, S, S], planes in the order of `config.channels`.
     """
-    crops = cell_png.decode_png(cell.image_png, num_channels=len(schema.CHANNELS))
+    crops = crop_codec.decode_crop(cell)
     height, width = crops.shape[1:]
     # COCO's masks lie column by column; turned once here, not by OpenCV for every channel.
     mask = np.ascontiguousarray(masks.decode_mask(cell.cell_mask.counts, height=height, width=width)).view(np.uint8)

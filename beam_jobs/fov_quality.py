@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy import fft
 
+from beam_jobs import shrinking
 from hpa_proto import schema
 
 QUALITY_TYPES: dict[str, str] = {
@@ -169,10 +170,9 @@ def _grid_size(pixels: np.ndarray, scale: float) -> tuple[int, int]:
 
 
 def _shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    # By halves: OpenCV's way for a factor of two is four times as fast as that for others.
-    while pixels.shape[0] >= 2 * height and pixels.shape[1] >= 2 * width:
-        pixels = cv2.resize(pixels, (pixels.shape[1] // 2, pixels.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        shrinking.halve(pixels, height=height, width=width), (width, height), interpolation=cv2.INTER_AREA
+    )
 
 
 def _variances(image: np.ndarray) -> np.ndarray:

@@ -46,7 +46,8 @@ class FovImage:
     """Pixels of a FOV.
 
     Attributes:
-      pixels: uint8 or uint16, [H, W, 4], channels in `schema.CHANNELS` order.
+      pixels: uint8 or uint16, [H, W, 4], channels in `schema.CHANNELS` order; as read, each channel is a plane of its own in
+        memory.
       bit_depth: bits in use; full brightness is 2 ** bit_depth - 1.
       input_bytes: size of the files together.
     """
@@ -128,7 +129,8 @@ def _decode_channels(fov: FovRef, by_channel: dict[str, str], files: dict[str, b
                 fov, "depth_mismatch", f"{channel} is {plane.dtype}, {schema.CHANNELS[0]} is {planes[0].dtype}"
             )
         planes.append(plane)
-    return cv2.merge(planes)
+    # A view: interleaving the channels, and parting them again for every cell, takes as long as a third of the decoding.
+    return np.moveaxis(np.stack(planes), 0, 2)
 
 
 def _decode_stack(fov: FovRef, by_channel: dict[str, str], files: dict[str, bytes], max_pixels: int) -> np.ndarray:
@@ -138,9 +140,8 @@ def _decode_stack(fov: FovRef, by_channel: dict[str, str], files: dict[str, byte
         raise _error(
             fov, "wrong_channel_count", f"{path} has shape {stack.shape}, not four channels (4, H, W) or (H, W, 4)"
         )
-    if stack.shape[2] != 4:
-        stack = np.moveaxis(stack, 0, 2)
-    return np.ascontiguousarray(_check_depth(fov, stack, path))
+    planes = stack if stack.shape[2] != 4 else np.moveaxis(stack, 2, 0)
+    return np.moveaxis(np.ascontiguousarray(_check_depth(fov, planes, path)), 0, 2)
 
 
 def read_file(fov: FovRef, path: str, *, max_pixels: int = MAX_FOV_PIXELS) -> bytes:

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as st_numpy
 from scipy import ndimage
 
 import small_fovs
-from beam_jobs import cell_png, cutting, measurements
+from beam_jobs import crop_codec, cutting, measurements
 from beam_jobs.fov_reader import FovImage
 from beam_jobs.segmenters import Segmentation
 from hpa_proto import masks
@@ -40,9 +40,7 @@ def test_every_cell_is_its_box_of_the_fov(fov):
     for cell in cells:
         box = np.s_[cell.bbox.y_min : cell.bbox.y_max, cell.bbox.x_min : cell.bbox.x_max]
         size = {"height": cell.cell_mask.height, "width": cell.cell_mask.width}
-        np.testing.assert_array_equal(
-            cell_png.decode_png(cell.image_png, num_channels=4), np.moveaxis(image[box], 2, 0)
-        )
+        np.testing.assert_array_equal(crop_codec.decode_crop(cell), np.moveaxis(image[box], 2, 0))
         np.testing.assert_array_equal(
             masks.decode_mask(cell.cell_mask.counts, **size), cell_mask[box] == cell.cell_index
         )
@@ -169,7 +167,7 @@ def test_measurements_are_those_of_the_pixels_in_the_mask():
     assert measured["saturated_fraction"] == pytest.approx((inside == 255).mean(axis=0).max(), abs=1e-6)
     rows, columns = np.nonzero(cell_mask)
     box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    smooth = cv2.GaussianBlur(image[box][..., 0].astype(np.float32), (0, 0), 1.0)
-    fine = smooth - cv2.GaussianBlur(smooth, (0, 0), 2.0)
+    smooth = cv2.GaussianBlur(image[box][..., 0].astype(np.float32), (7, 7), 1.0)
+    fine = smooth - cv2.GaussianBlur(smooth, (13, 13), 2.0)
     share = fine[cell_mask[box] > 0].var(dtype=float) / smooth[cell_mask[box] > 0].var(dtype=float)
     assert measured["focus"] == pytest.approx(100 * share, abs=1e-5)

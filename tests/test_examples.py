@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from beam_jobs import cell_png, examples
+from beam_jobs import crop_codec, examples
 from beam_jobs.examples import ExampleConfig
 from hpa_proto import cells_pb2, masks, schema
 from hpa_proto.errors import ConfigError, DatasetError
@@ -24,7 +24,7 @@ def make_cell(*, height=40, width=60, dtype=np.uint8, bit_depth=8):
         fov_height=200,
         fov_width=300,
         bit_depth=bit_depth,
-        image_png=cell_png.encode_png(np.moveaxis(image, 2, 0)),
+        image_zstd=crop_codec.encode_crop(np.moveaxis(image, 2, 0)),
         cell_mask=cells_pb2.RleMask(height=height, width=width, counts=masks.encode_mask(mask)),
     )
 
@@ -45,7 +45,7 @@ def test_without_aspect_ratio_the_cell_fills_the_square():
 def test_mask_background_blackens_the_corners_of_the_box_only():
     cell = make_cell(height=48, width=48)
     kept = examples.cell_planes(cell, ExampleConfig(image_size_px=48, mask_background=False))
-    np.testing.assert_array_equal(kept, cell_png.decode_png(cell.image_png, num_channels=4))
+    np.testing.assert_array_equal(kept, crop_codec.decode_crop(cell))
     masked = examples.cell_planes(cell, ExampleConfig(image_size_px=48))
     mask = masks.decode_mask(cell.cell_mask.counts, height=48, width=48)
     np.testing.assert_array_equal(masked, kept * mask)
@@ -91,9 +91,9 @@ def test_mask_of_an_example_is_the_cell_in_the_whole_fov():
 
 def test_planes_of_a_jpeg_do_not_mix():
     cell = make_cell()
-    image = cell_png.decode_png(cell.image_png, num_channels=4).copy()
+    image = crop_codec.decode_crop(cell).copy()
     image[1] = 0
-    cell.image_png = cell_png.encode_png(image)
+    cell.image_zstd = crop_codec.encode_crop(image)
     decoded = examples.parse_example(examples.make_example(cell, (), ExampleConfig(image_size_px=64)))
     assert decoded.image[1].max() <= 2
     assert decoded.image[0].max() > 100

@@ -334,5 +334,5 @@ def test_a_store_of_an_older_format_is_refused_with_both_versions(tmp_path):
     made = small_dataset.make(tmp_path, num_fovs=2)
     path = made.cells_dir / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
-    with pytest.raises(ConfigError, match=r"format 1, this program reads 3.*--cells_dir=<another folder>"):
+    with pytest.raises(ConfigError, match=r"format 1, this program reads 4.*--cells_dir=<another folder>"):
         CellStore.open(str(made.cells_dir))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import small_fovs
-from beam_jobs import cell_png, segment, segment_fovs
+from beam_jobs import crop_codec, segment, segment_fovs
 from beam_jobs.cell_store import CellStore
 from beam_jobs.near_duplicates import perceptual_hash
 from beam_jobs.segment import SegmentConfig
@@ -51,9 +51,7 @@ def test_every_cell_is_in_the_store_with_its_pixels_and_labels(folder):
         cell = result.store.read_cell(row.file, offset_bytes=row.offset_bytes, length_bytes=row.length_bytes)
         image, cell_mask, _ = small_fovs.draw_fov(seed=index // 4)
         box = np.s_[row.y_min : row.y_max, row.x_min : row.x_max]
-        np.testing.assert_array_equal(
-            cell_png.decode_png(cell.image_png, num_channels=4), np.moveaxis(image[box], 2, 0)
-        )
+        np.testing.assert_array_equal(crop_codec.decode_crop(cell), np.moveaxis(image[box], 2, 0))
         mask = masks.decode_mask(cell.cell_mask.counts, height=cell.cell_mask.height, width=cell.cell_mask.width)
         np.testing.assert_array_equal(mask, cell_mask[box] == row.cell_index)
         assert cell.cell_id == row.cell_id

@@ -61,7 +61,7 @@ def real_quarter():
 
 def assert_is_sound(found, shape):
     assert found.cell_mask.shape == found.nucleus_mask.shape == shape
-    assert found.cell_mask.dtype == found.nucleus_mask.dtype == np.int32
+    assert found.cell_mask.dtype == found.nucleus_mask.dtype == np.uint16
     assert np.array_equal(np.unique(found.cell_mask[found.cell_mask > 0]), np.arange(1, found.num_cells + 1))
     inside = found.nucleus_mask > 0
     assert np.array_equal(found.nucleus_mask[inside], found.cell_mask[inside])

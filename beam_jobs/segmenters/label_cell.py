@@ -103,7 +103,9 @@ def _label_small(planes: tuple[np.ndarray, ...], *, pixel_size_um: float) -> tup
     # The networks' output was scaled up to the FOV: it has no detail that an average would have to keep.
     small = [cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) for plane in planes]
     nuclei, cells = _label_planes(*small, pixel_size_um=working_grid.PIXEL_SIZE_UM, keep_rims=True)
-    nuclei, cells = (working_grid.to_fov(labels, height_px=height, width_px=width) for labels in (nuclei, cells))
+    nuclei, cells = (
+        working_grid.to_fov(labels, height_px=height, width_px=width).astype(np.int32) for labels in (nuclei, cells)
+    )
     # As in the full mode: both partings take a pixel from the rim; the border between cells grows back after the first.
     cells[_is_rim(flooding.compact(cells)) | (cv2.erode((cells > 0).view(np.uint8), _disk(2)) == 0)] = 0
     nuclei[nuclei != cells] = 0

@@ -14,9 +14,9 @@ class Segmentation:
     """The cells of one FOV.
 
     Attributes:
-      cell_mask: int32[H, W], 0 is background, cells are 1..n without gaps, numbered from top to bottom: in raster order of
-        their first pixels (`watershed`: of the pixels at its working resolution).
-      nucleus_mask: int32[H, W], nucleus pixels carry the id of their cell and lie inside it; a cell may have none.
+      cell_mask: uint16 or int32[H, W], 0 is background, cells are 1..n without gaps, numbered from top to bottom: in raster
+        order of their first pixels (`watershed`: of the pixels at its working resolution).
+      nucleus_mask: as `cell_mask`; nucleus pixels carry the id of their cell and lie inside it; a cell may have none.
       num_nuclei: int32[n + 1], how many separate nuclei each cell has; entry 0 (background) is 0.
     """
 

@@ -64,5 +64,5 @@ class WatershedSegmenter:
         size = {"height_px": image.shape[0], "width_px": image.shape[1]}
         cell_mask = working_grid.to_fov(new_ids[cells], **size)
         nucleus_mask = working_grid.to_fov(new_ids[found.labels], **size)
-        nucleus_mask *= nucleus_mask == cell_mask
+        nucleus_mask = working_grid.keep_where(nucleus_mask, nucleus_mask == cell_mask)
         return Segmentation(cell_mask, nucleus_mask, num_nuclei)

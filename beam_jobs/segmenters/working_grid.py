@@ -30,7 +30,11 @@ def from_fov(image: np.ndarray, *, pixel_size_um: float) -> np.ndarray:
     factor = pixel_size_um / PIXEL_SIZE_UM
     height, width = (max(1, round(side * factor)) for side in image.shape[:2])
     interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=interpolation).astype(np.float32)
+    # OpenCV would first interleave a FOV that lies plane by plane.
+    planes = [
+        cv2.resize(image[..., plane], (width, height), interpolation=interpolation) for plane in range(image.shape[2])
+    ]
+    return np.stack(planes, axis=-1).astype(np.float32)
 
 
 def to_fov(labels: np.ndarray, *, height_px: int, width_px: int) -> np.ndarray:
@@ -44,7 +48,7 @@ def to_fov(labels: np.ndarray, *, height_px: int, width_px: int) -> np.ndarray:
       width_px: width wanted.
 
     Returns:
-      int32[height_px, width_px].
+      uint16[height_px, width_px], or int32 where there are too many labels for it.
     """
     height, width = labels.shape
     boxes = ndimage.find_objects(labels)
@@ -70,8 +74,12 @@ def to_fov(labels: np.ndarray, *, height_px: int, width_px: int) -> np.ndarray:
         np.maximum(window, shape, out=window)
         cv2.add(total[rows, columns], shape, dst=total[rows, columns])
     # Where cells meet, each covers less than half of a pixel; together they cover it.
-    result *= total >= 128
-    return result.astype(np.int32)
+    return keep_where(result, total >= 128)
+
+
+def keep_where(labels: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Sets labels, uint16 or int32[h, w], to 0 outside of bool[h, w]; several times as fast as their product."""
+    return cv2.copyTo(labels, inside.view(np.uint8))
 
 
 def gaussian(image: np.ndarray, sigma_um: float) -> np.ndarray:

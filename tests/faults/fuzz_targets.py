@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from beam_jobs import cell_png, command, dataset_check, examples, exclusions, fov_source, label_table
+from beam_jobs import command, crop_codec, dataset_check, examples, exclusions, fov_source, label_table
 from beam_jobs.cell_store import CellStore
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import PlanConfig
@@ -235,14 +235,14 @@ def _inflated_counts(data: bytes) -> None:
     assert counts == data
 
 
-def _cell_png(data: bytes) -> None:
-    image = cell_png.decode_png(data, num_channels=4)
-    assert image.shape[0] == 4
-    assert image.dtype in (np.uint8, np.uint16)
-    if image.size:
-        # Every value is there to be read, and comes back.
-        again = cell_png.decode_png(cell_png.encode_png(image), num_channels=4)
-        assert (again == image).all()
+def _crop(data: bytes) -> None:
+    cell = _stored_cell_message()
+    cell.image_zstd = data
+    image = crop_codec.decode_crop(cell)
+    assert image.shape == (4, *_SIZE)
+    # Every value is there to be read, and comes back.
+    cell.image_zstd = crop_codec.encode_crop(image)
+    assert (crop_codec.decode_crop(cell) == image).all()
 
 
 def _picture(data: bytes) -> None:
@@ -366,7 +366,7 @@ def _stored_cell_message() -> cells_pb2.Cell:
         fov_height=_SIZE.height,
         fov_width=_SIZE.width,
         bit_depth=8,
-        image_png=cell_png.encode_png(planes),
+        image_zstd=crop_codec.encode_crop(planes),
         cell_mask=rle,
         measurements={"area_um2": 1.0},
     )
@@ -383,11 +383,6 @@ def _example_seeds() -> list[bytes]:
         examples.make_example(_stored_cell_message(), (0, 5), ExampleConfig(image_size_px=8, image_format=image_format))
         for image_format in schema.IMAGE_FORMATS
     ]
-
-
-def _png_seeds() -> list[bytes]:
-    planes = np.arange(4 * 6, dtype=np.uint8).reshape(4, 2, 3)
-    return [cell_png.encode_png(planes), cell_png.encode_png(planes.astype(np.uint16) * 99)]
 
 
 def _submission_seeds() -> list[bytes]:
@@ -512,7 +507,7 @@ TARGETS: dict[str, Target] = {
         lambda: [submission.format_detections([Detection(3, 0.5, masks.encode_mask(_SQUARE))]).encode()],
     ),
     "inflated_counts": Target(_inflated_counts, (ValueError,), lambda: [masks.encode_mask(_SQUARE)]),
-    "cell_png": Target(_cell_png, (ValueError,), _png_seeds),
+    "crop": Target(_crop, (ValueError,), lambda: [_stored_cell_message().image_zstd]),
     "picture": Target(_picture, (ValueError,), _picture_seeds),
     "pth": Target(_pth, (ConfigError,), _pth_seeds),
     "pth_program": Target(_pth_program, (ConfigError,), _pickle_seeds),
