@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 KAGGLE ?= kaggle-out
 REPRODUCE ?= reproduce
+SKEW ?= skew
 
-.PHONY: help demo reproduce kaggle test test-slow lint bench bench-segment proto clean
+.PHONY: help demo reproduce reliability kaggle test test-slow test-learning lint bench bench-segment skew proto clean
 
 help:
 	@echo "make demo    simulated FOVs -> cells -> shards -> a trained model; about five minutes after the set-up"
 	@echo "make reproduce  the demo twice, from scratch, and a comparison of everything that should be equal"
 	@echo "make kaggle  unlabelled FOVs -> submission.csv: IMAGES=folder RUN=folder [SAMPLE=csv] [TRUTH=csv] [CONVERT_FLAGS=...]"
-	@echo "make test    the tests that take seconds each; make test-slow: those that take minutes"
+	@echo "make reliability  RELIABILITY.md from nothing, hours: TABLE=csv of FOVs with ID, Label, num_cells"
+	@echo "make test    the tests that take seconds each; make test-slow: minutes; make test-learning: tens of minutes"
 	@echo "make lint    ruff check and format"
 	@echo "make bench   a short round of speed and memory on this machine"
+	@echo "make skew    remedies for rare classes, compared on one skewed simulated set: an hour"
 	@echo "make bench-segment  how good and how fast the segmenters are"
 	@echo "make proto   the generated protocol buffer modules"
 
@@ -56,6 +59,19 @@ reproduce: $(VENV)/run.stamp
 	mv $(REPRODUCE)/demo $(REPRODUCE)/second
 	$(BIN)/python tests/faults/compare_trees.py $(REPRODUCE)/first $(REPRODUCE)/second
 
+# Each of these appends its rows to the file of the variable; those that are wanted anew may be run alone.
+reliability: export RELIABILITY_OUT = $(CURDIR)/faults.jsonl
+reliability: export FAULT_KILLS = 30
+reliability: export FUZZ_SECONDS = 20
+reliability: $(VENV)/test.stamp
+	$(if $(TABLE),,$(error TABLE=csv is missing: the FOVs of the full-size run, with ID, Label and num_cells))
+	rm -f $(RELIABILITY_OUT)
+	$(BIN)/python -m pytest tests/faults tests/test_hostile_input.py tests/test_fuzzing.py tests/test_object_store.py \
+	    tests/test_object_store_chain.py tests/test_object_store_tools.py tests/test_pipeline_graph.py
+	$(BIN)/python tests/faults/full_size.py --table=$(TABLE) --out_dir=full --memory_png=docs/full_size_memory.png
+	$(MAKE) reproduce
+	$(BIN)/python tests/faults/reliability.py $(RELIABILITY_OUT) > RELIABILITY.md
+
 # IMAGES: folder of FOVs; RUN: folder of a run; SAMPLE, TRUTH: Kaggle's lists of rows, if there are any; CONVERT_FLAGS: how
 # the run's data set was made, as "--image_size_px=128".
 kaggle: $(VENV)/run.stamp
@@ -73,7 +89,10 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not learning" -n 2 --dist loadfile
+
+test-learning: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m learning
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -83,6 +102,9 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python -m beam_jobs.benchmark --quick
 	$(BIN)/python -m trainer.benchmark --quick
 
+skew: $(VENV)/run.stamp
+	PYTHON=$(BIN)/python benchmarks/skew.sh $(SKEW)
+
 bench-segment: $(VENV)/test.stamp
 	$(BIN)/python -m beam_jobs.benchmark_segment $(if $(wildcard ../shared/hpa),--shared_dir=../shared)
 
@@ -90,4 +112,4 @@ proto: $(VENV)/test.stamp
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto proto/cells.proto proto/example.proto
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(REPRODUCE)
+	rm -rf $(VENV) $(DEMO) $(REPRODUCE) $(SKEW)

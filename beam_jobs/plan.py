@@ -145,7 +145,7 @@ def make_plan(
     plan["shard"] = shard
     plan["index"] = index
     plan["dropped"] = pd.Series(dropped, cells.index, dtype="str")
-    plan["duplicate_set"] = cells["fov_id"].map(duplicate_sets).fillna("").astype("str")
+    plan["duplicate_set"] = cells["fov_id"].map(lambda fov_id: duplicate_sets.get(fov_id, "")).astype("str")
     _check_conservation(plan)
     return plan
 

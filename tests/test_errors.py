@@ -1,12 +1,14 @@
 """Promises of hpa_proto.errors and of both halves' commands: one line, the flag that is wrong, what is wanted."""
 
+import errno
+import os
 import subprocess
 import sys
 
 import pytest
 
 from hpa_proto.errors import ConfigError, explain, reason_of
-from trainer import evaluate, predict, score
+from trainer import evaluate, loop, predict, score, train
 
 GIVEN = (
     ("labels", "in/labels.csv", "CSV with labels."),
@@ -75,3 +77,13 @@ def test_missing_input_of_a_job_is_told_in_words(tmp_path):
     )
     assert ended.returncode == 1
     assert ended.stderr == "error: none: no such folder; give one of masks, or a cell store\n"
+
+
+def test_full_disk_is_told_by_training_in_words(tmp_path, monkeypatch, capsys):
+    def fill(config):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{config.run_dir}/last.npz")
+
+    monkeypatch.setattr(loop, "run", fill)
+    assert train.main(["train", "--data_dir=set", f"--runs_dir={tmp_path}", "--name=first"]) == 1
+    words = "No space left on device; make room and run the same command again"
+    assert capsys.readouterr().err == f"error: {tmp_path}/first/last.npz: {words}\n"

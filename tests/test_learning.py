@@ -31,6 +31,7 @@ def cells(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_small_network_tells_twelve_classes_of_unseen_fovs_apart(cells, tmp_path):
     run("beam_jobs.shard", cells_dir=cells, data_dir=tmp_path / "set", image_size_px=128, cells_per_shard=512)
     run(
@@ -59,6 +60,7 @@ def test_small_network_tells_twelve_classes_of_unseen_fovs_apart(cells, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_efficientnetb6_learns_sixteen_cells_by_heart(cells, tmp_path):
     run(
         "beam_jobs.shard",

@@ -37,6 +37,7 @@ def flip_labels(path, target):
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_cells_of_wrongly_labelled_fovs_come_first(tmp_path):
     fovs, cells, data_dir = tmp_path / "fovs", tmp_path / "cells", tmp_path / "set"
     size = {"height_px": 640, "width_px": 640, "pixel_size_um": 0.16}

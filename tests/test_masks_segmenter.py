@@ -178,6 +178,8 @@ def png_of(array):
         ("fov.npz", npz_of_two()),
         ("fov.npy", b""),
         ("fov.npy", npy_of(CELLS)[:-3]),
+        # Its type is a text that Python cannot read: numpy lets the SyntaxError out.
+        ("fov.npy", npy_of(CELLS.astype(np.uint16)).replace(b"'<u2'", b"'<u,,,,2'").replace(b"}    ", b"}", 1)),
         ("fov.npy", npy_of(CELLS.astype(np.float32))),
         ("fov.npy", npy_of(np.stack([CELLS, CELLS]))),
         ("fov.npy", npy_of(CELLS.astype(np.int32) - 1)),

@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 
+import fake_gs
 import fake_s3
+from faults import reliability
 from hpa_proto import object_store, storage
 from trainer import submit
+
+TRIAL = reliability.Trial(
+    part="Object stores",
+    fault="Two writers of one new file, a large upload cut off, files changed by others, no server, no credentials, no bucket; "
+    "on s3:// (moto) and gs:// (an emulator)",
+    outcome="one writer only, large files whole or not at all, every error one line with the URL and without its secrets",
+    promise="What holds for files on a disk holds in a store that cannot rename.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,16 +120,9 @@ def test_what_is_wrong_with_a_store_is_one_line_that_names_the_url(address, monk
 
 
 @pytest.fixture
-def gs_bucket(monkeypatch):
-    """A bucket of an emulator of Google's store."""
-    pytest.importorskip("gcsfs").GCSFileSystem.clear_instance_cache()
-    emulator = pytest.importorskip("gcp_storage_emulator.server").create_server(
-        "127.0.0.1", 0, in_memory=True, default_bucket="bucket"
-    )
-    emulator.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{emulator._api._httpd.server_port}")
-    yield "gs://bucket"
-    emulator.stop()
+def gs_bucket():
+    with fake_gs.gs_bucket() as bucket:
+        yield bucket
 
 
 def test_google_store(gs_bucket):

@@ -117,6 +117,7 @@ def mean_f1(truth, said):
 
 
 @pytest.mark.slow
+@pytest.mark.learning
 def test_one_round_of_relabelling_comes_nearer_to_the_truth(tmp_path):
     cells_dir = make_cells(tmp_path / "fovs", num_fovs=100, seed=3)
     weak = write_dataset(cells_dir, tmp_path / "weak", FOLDS)

@@ -24,7 +24,7 @@ from pathlib import Path
 from absl import flags
 
 from hpa_proto import redaction
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto.errors import ConfigError, DatasetError, explain
 from trainer import command, epoch_report, loop
 from trainer import config as config_module
 from trainer.augment import AugmentConfig
@@ -218,7 +218,8 @@ def main(argv: Sequence[str]) -> int:
             return 0
         result = loop.run(config)
     except (ConfigError, DatasetError, loop.DivergedError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        given = ((name, _FLAGS[name].value, _FLAGS[name].help) for name in _FLAGS)
+        print(f"error: {explain(error, given)}", file=sys.stderr)
         return 1
     print(f"{result.run_dir}: {result.num_steps} steps, best {config.monitor} {result.best:.4f}; see history.csv there")
     return 0

@@ -40,6 +40,7 @@ _DAMAGE = (
     OverflowError,
     NotImplementedError,
     RuntimeError,
+    SyntaxError,
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def num_kills():
     """Kills of each command; FAULT_KILLS=30 for RELIABILITY.md."""
-    return int(os.environ.get("FAULT_KILLS", "10"))
+    return int(os.environ.get("FAULT_KILLS", "6"))
 
 
 @pytest.fixture(scope="session")

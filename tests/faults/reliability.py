@@ -1,10 +1,10 @@
 """RELIABILITY.md: every fault tried, with the figures that a run gave.
 
-    RELIABILITY_OUT=faults.jsonl python -m pytest -m slow tests/faults
+    RELIABILITY_OUT=faults.jsonl python -m pytest tests/faults
     python tests/faults/reliability.py faults.jsonl > RELIABILITY.md
 
 A test calls `record` after its last assertion, so what stands on the page has passed. Of rows with the same fault the last
-counts: a harness may be run again by itself and its rows appended.
+counts: a harness may be run again by itself and its rows appended. `make reliability` runs all that have rows.
 """
 
 from __future__ import annotations
@@ -18,10 +18,27 @@ import sys
 _HEAD = """# Reliability
 
 What was done to the programs, how often, what happened, and the promise that stands on it. Every figure is of a run of the
-command in its row; `RELIABILITY_OUT=faults.jsonl make test-slow`, then `python tests/faults/reliability.py faults.jsonl`,
-writes this page anew.
+command in its row. `make reliability TABLE=train_cells.csv` (columns `ID`, `Label` and `num_cells`; hours) writes this page
+anew.
 """
 _COLUMNS = ("fault", "how often", "what happened", "promise", "command")
+# In the page's order.
+PARTS = (
+    "Killed",
+    "Full disk",
+    "Damage",
+    "Two jobs",
+    "Bad input",
+    "Hostile input",
+    "Fuzzing",
+    "Object stores",
+    "Other runners",
+    "Full size",
+    "Long training",
+    "Reproducible",
+)
+# Heading -> the picture below its rows.
+_PICTURES = {"Full size": "![Memory of both jobs over time, at full size](docs/full_size_memory.png)"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,24 +46,25 @@ class Trial:
     """A row of the page; all texts are Markdown of one line.
 
     Attributes:
-      part: heading that the row stands under.
+      part: one of `PARTS`.
       fault: what was done.
-      times: how often, as "30 kills in 9 runs".
       outcome: what happened, with figures.
       promise: what a user may count on.
+      times: how often, as "30 kills in 9 runs".
       command: repeats it.
     """
 
     part: str
     fault: str
-    times: str
     outcome: str
     promise: str
-    command: str
+    times: str = ""
+    command: str = ""
 
 
 def record(trial: Trial) -> None:
     """Appends a row to the file that RELIABILITY_OUT names; without the variable nothing is written."""
+    assert trial.part in PARTS, trial.part
     if path := os.environ.get("RELIABILITY_OUT"):
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(trial)) + "\n")
@@ -56,13 +74,12 @@ def render(trials: list[Trial]) -> str:
     """Writes the page."""
     latest = {(trial.part, trial.fault): trial for trial in trials}
     lines = [_HEAD]
-    for part in dict.fromkeys(trial.part for trial in latest.values()):
-        lines += [f"## {part}", "", _row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
-        for trial in latest.values():
-            if trial.part == part:
-                cells = (trial.fault, trial.times, trial.outcome, trial.promise, f"`{trial.command}`")
-                lines.append(_row(cells))
-        lines.append("")
+    for part in PARTS:
+        rows = [trial for trial in latest.values() if trial.part == part]
+        if rows:
+            lines += [f"## {part}", "", _row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
+            lines += [_row((row.fault, row.times, row.outcome, row.promise, f"`{row.command}`")) for row in rows]
+            lines += ["", *([_PICTURES[part], ""] if part in _PICTURES else [])]
     return "\n".join(lines)
 
 

@@ -19,7 +19,6 @@ from beam_jobs.segment import SegmentConfig
 from trainer import loop
 from trainer.config import TrainConfig
 
-pytestmark = pytest.mark.slow
 tiny_train.register()
 
 
@@ -56,6 +55,12 @@ def make_tree(fovs, folder):
         )
     )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_row(monkeypatch):
+    """Only `make reproduce` has one."""
+    monkeypatch.delenv("RELIABILITY_OUT", raising=False)
 
 
 @pytest.fixture(scope="module")

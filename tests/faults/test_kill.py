@@ -42,6 +42,7 @@ def kill_often(arguments, folder, *, target, num_kills):
                 max_kills=min(left, _MAX_KILLS_OF_A_RUN),
             )
             assert jobs.contents(here / target) == expected
+            assert [path.name for path in here.iterdir()] == [target]
             shutil.rmtree(here)
             num_runs += 1
         return num_runs
