@@ -46,7 +46,7 @@ MEASUREMENT_TYPES: dict[str, str] = {
     **{f"{channel}_snr": "float64" for channel in schema.CHANNELS},
 }
 
-_BACKGROUND_STEP = 4
+_BACKGROUND_STEP = 8
 _BACKGROUND_SHARE = 0.1
 
 

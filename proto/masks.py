@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -95,8 +97,10 @@ def _parse_counts_of(counts: bytes, height: int, width: int) -> np.ndarray:
     return runs
 
 
+# A cell that becomes an example needs its mask twice: drawn, and placed in its FOV.
+@functools.lru_cache(maxsize=1)
 def _parse_counts(counts: bytes) -> np.ndarray:
-    """Reads COCO's compressed counts into runs: int64[n].
+    """Reads COCO's compressed counts into runs: int64[n], read-only.
 
     Format (pycocotools, maskApi.c): each run is a signed number in 5-bit groups, low first, bit 5 set in all groups but
     the last, 48 added to make a character; from the fourth run on the difference to the run before the last is stored.
@@ -126,6 +130,7 @@ def _parse_counts(counts: bytes) -> np.ndarray:
     runs[1::2] = np.cumsum(values[1::2])
     if len(runs) > 2:
         runs[2::2] = np.cumsum(values[2::2])
+    runs.flags.writeable = False
     return runs
 
 

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from beam_jobs import dataset_job, segment, synthesize
 from beam_jobs.dataset_job import ShardConfig
@@ -14,7 +15,7 @@ from beam_jobs.plan_config import PlanConfig
 from beam_jobs.segment import SegmentConfig
 from beam_jobs.synthesize import SynthesizeConfig
 from hpa_proto import labels as hpa_labels
-from trainer import judged, loop, metrics, predict, relabel, thresholds
+from trainer import judged, loop, metrics, predict, relabel
 from trainer.config import TrainConfig
 from trainer.optimizers import OptimizerConfig
 from trainer.predict import PredictConfig
@@ -93,17 +94,14 @@ def read_truth(folder):
         return {row["ID"]: hpa_labels.parse_label_set(row["Label"]) for row in csv.DictReader(file)}
 
 
-def judge_run(run_dir, *, data_dir, truth_dir):
-    """Judges a run on true labels, with the thresholds that its own fold 0 gives: it cannot know better ones."""
-    found = []
-    for folder, split in ((data_dir, "fold0"), (truth_dir, "test")):
-        config = PredictConfig((run_dir,), folder, split, batch_size=64)
-        predict.run_if_missing(config)
-        found.append(judged.judge(read_predictions(config.path)))
-    # Not `judge(..., validation=...)`: two simulations name their FOVs alike.
-    chosen = thresholds.choose_thresholds(found[0].labels, found[0].probabilities)
-    own = dataclasses.replace(found[1], predicted=found[1].probabilities >= chosen, thresholds=chosen)
-    return {name: float(value) for name, value in metrics.figures(own.sums.sum(axis=0), multi_label=True).items()}
+def judge_run(run_dir, *, truth_dir):
+    """Judges a run on true labels, at the threshold of 0.5: thresholds chosen on weak labels would mend what is compared."""
+    config = PredictConfig((run_dir,), truth_dir, "test", batch_size=64)
+    predict.run_if_missing(config)
+    own = judged.judge(read_predictions(config.path))
+    figures = metrics.figures(own.sums.sum(axis=0), multi_label=True)
+    precision = average_precision_score(own.labels, own.probabilities, average="macro")
+    return {name: float(value) for name, value in figures.items()} | {"mean_average_precision": float(precision)}
 
 
 def mean_f1(truth, said):
@@ -139,12 +137,13 @@ def test_one_round_of_relabelling_comes_nearer_to_the_truth(tmp_path):
     plan = dataclasses.replace(FOLDS, splits=(("test", 1),))
     true_labels = str(tmp_path / "test_fovs" / synthesize.CELL_LABELS_NAME)
     truth_dir = write_dataset(test_cells, tmp_path / "truth", plan, cell_labels=true_labels)
-    figures_before = judge_run(runs[0], data_dir=weak, truth_dir=truth_dir)
-    figures_after = judge_run(after, data_dir=strong, truth_dir=truth_dir)
+    figures_before = judge_run(runs[0], truth_dir=truth_dir)
+    figures_after = judge_run(after, truth_dir=truth_dir)
 
     print(made.relabelled.per_class.to_string())
     print(f"labels of {has_label.sum()} of {len(table)} cells: macro F1 {labels_before:.3f} -> {labels_after:.3f}")
-    for name in ("macro_f1", "subset_accuracy", "macro_precision", "macro_recall"):
+    for name in ("macro_f1", "mean_average_precision", "subset_accuracy", "macro_precision", "macro_recall"):
         print(f"model on true cell labels: {name} {figures_before[name]:.3f} -> {figures_after[name]:.3f}")
     assert labels_after > labels_before
     assert figures_after["macro_f1"] > figures_before["macro_f1"]
+    assert figures_after["mean_average_precision"] > figures_before["mean_average_precision"]

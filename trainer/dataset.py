@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hpa_proto import cells_pb2, labels, schema, storage
+from hpa_proto import cells_pb2, labels, memory, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import shards
 from trainer.source import Source
@@ -302,6 +302,7 @@ def _batches(examples: tf.data.Dataset, source: Source, batch_size: int) -> tf.d
         with tf.control_dependencies([check]):
             return {**batch, "labels": tf.identity(wanted)}
 
+    memory.keep_freed_memory()
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = True

@@ -23,8 +23,8 @@ _BACKGROUND_RADIUS_UM = 30.0
 _EDGE_SHARE = 0.5
 # Brightness of a nucleus is averaged over this sigma: less than its radius, more than its chromatin's texture.
 _LEVEL_SIGMA_UM = 3.0
-# Fainter than this share of the brightest tenth of its clump is haze: cytoplasm that shines in the DNA stain's channel.
-_HAZE_SHARE = 0.3
+# Fainter than this share of the clump's level at this quantile is haze: cytoplasm that shines in the DNA stain's channel.
+_HAZE_SHARE, _LEVEL_QUANTILE = 0.3, 0.9
 # Holes up to this area are nucleoli; larger ones are gaps in a ring of nuclei.
 _MAX_HOLE_AREA_UM2 = 30.0
 # Bridges narrower than twice this radius are dirt or blur.
@@ -109,7 +109,10 @@ def _clump_levels(smooth: np.ndarray, detected: np.ndarray) -> np.ndarray:
     num_clumps, clumps = cv2.connectedComponents(detected, connectivity=4)
     levels = np.zeros(num_clumps, np.float32)
     for clump, box in enumerate(ndimage.find_objects(clumps), start=1):
-        levels[clump] = np.percentile(smooth[box][clumps[box] == clump], 90)
+        inside = smooth[box][clumps[box] == clump]
+        # np.percentile takes ten times as long.
+        rank = int(_LEVEL_QUANTILE * (len(inside) - 1))
+        levels[clump] = np.partition(inside, rank)[rank]
     return levels[clumps]
 
 

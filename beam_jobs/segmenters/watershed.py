@@ -12,7 +12,7 @@ from hpa_proto import schema
 from hpa_proto.errors import ConfigError, FovError
 
 # Part of the cell store's digest: raise it with every change that moves an outline.
-_VERSION = 2
+_VERSION = 3
 
 # On larger pixels the gaps between nuclei and between cells are lost, and a cut nucleus may be less than a pixel wide.
 _MAX_PIXEL_SIZE_UM = 0.7
@@ -64,5 +64,5 @@ class WatershedSegmenter:
         size = {"height_px": image.shape[0], "width_px": image.shape[1]}
         cell_mask = working_grid.to_fov(new_ids[cells], **size)
         nucleus_mask = working_grid.to_fov(new_ids[found.labels], **size)
-        nucleus_mask = working_grid.keep_where(nucleus_mask, nucleus_mask == cell_mask)
+        nucleus_mask *= nucleus_mask == cell_mask
         return Segmentation(cell_mask, nucleus_mask, num_nuclei)

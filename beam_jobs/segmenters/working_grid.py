@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from beam_jobs import shrinking
+
 # Side of a working pixel. Nuclei (5 to 25 um) are then 15 to 80 px wide: enough for their shape, quick to handle.
 PIXEL_SIZE_UM = 0.32
 PIXEL_AREA_UM2 = PIXEL_SIZE_UM**2
@@ -25,16 +27,15 @@ def from_fov(image: np.ndarray, *, pixel_size_um: float) -> np.ndarray:
       pixel_size_um: side of a pixel of `image`.
 
     Returns:
-      float32[h, w, C], same values.
+      float32[h, w, C], same values; each channel is a plane of its own in memory.
     """
     factor = pixel_size_um / PIXEL_SIZE_UM
     height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    image = shrinking.halve(image, height=height, width=width)
     interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    # OpenCV would first interleave a FOV that lies plane by plane.
-    planes = [
-        cv2.resize(image[..., plane], (width, height), interpolation=interpolation) for plane in range(image.shape[2])
-    ]
-    return np.stack(planes, axis=-1).astype(np.float32)
+    resized = cv2.resize(image, (width, height), interpolation=interpolation)
+    # What follows takes one channel at a time.
+    return np.moveaxis(np.stack(cv2.split(resized)).astype(np.float32), 0, 2)
 
 
 def to_fov(labels: np.ndarray, *, height_px: int, width_px: int) -> np.ndarray:
@@ -74,12 +75,8 @@ def to_fov(labels: np.ndarray, *, height_px: int, width_px: int) -> np.ndarray:
         np.maximum(window, shape, out=window)
         cv2.add(total[rows, columns], shape, dst=total[rows, columns])
     # Where cells meet, each covers less than half of a pixel; together they cover it.
-    return keep_where(result, total >= 128)
-
-
-def keep_where(labels: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Sets labels, uint16 or int32[h, w], to 0 outside of bool[h, w]; several times as fast as their product."""
-    return cv2.copyTo(labels, inside.view(np.uint8))
+    result *= total >= 128
+    return result
 
 
 def gaussian(image: np.ndarray, sigma_um: float) -> np.ndarray:
@@ -111,8 +108,13 @@ def is_empty(channel: np.ndarray) -> bool:
     Smoothing takes nearly all variance from noise that is independent from pixel to pixel (1 to 2 % stay) and little
     from anything as large as a cell's parts.
     """
-    variance = float(channel.var())
-    return variance <= 0 or float(gaussian(channel, _STRUCTURE_SIGMA_UM).var()) < _MIN_STRUCTURE * variance
+    variance = _variance(channel)
+    return variance <= 0 or _variance(gaussian(channel, _STRUCTURE_SIGMA_UM)) < _MIN_STRUCTURE * variance
+
+
+def _variance(channel: np.ndarray) -> float:
+    # NumPy's takes four times as long.
+    return float(cv2.meanStdDev(channel)[1][0, 0]) ** 2
 
 
 def disk(radius_um: float) -> np.ndarray:
