@@ -115,6 +115,7 @@ class Suite(abc.ABC):
       reads_as: "rate" (units a second) or "time" (seconds a unit).
       warm_ups: calls of each variant before the first round: compilation, imports, fresh memory.
       settle_sec: untimed work before each timing, so that buffers have their usual filling and workers run.
+      least_rounds: rounds of variants so alike that fewer, if fewer are asked for, would tell nothing.
       at_most: greatest values aimed at, by variant.
       notes: what could not be measured and what a reader must know; filled by `prepare`.
     """
@@ -125,6 +126,7 @@ class Suite(abc.ABC):
     reads_as: ClassVar[str] = "rate"
     warm_ups: ClassVar[int] = 1
     settle_sec: ClassVar[float] = 0.0
+    least_rounds: ClassVar[int] = 1
     at_most: ClassVar[Mapping[str, float]] = types.MappingProxyType({})
 
     def __init__(self) -> None:
@@ -189,7 +191,7 @@ def run_suite(suite: Suite, *, folder: str, repeats: int, round_sec: float) -> l
     Args:
       suite: what to measure.
       folder: an empty folder.
-      repeats: rounds.
+      repeats: rounds, or the suite's `least_rounds` if these are more.
       round_sec: a timing goes on with whole pieces of work until this time has passed.
 
     Raises:
@@ -202,7 +204,7 @@ def run_suite(suite: Suite, *, folder: str, repeats: int, round_sec: float) -> l
             for _ in range(suite.warm_ups):
                 _time(work, settle_sec=0, round_sec=_ONCE)
         rounds: dict[str, list[Round]] = {name: [] for name in works}
-        for number in range(repeats):
+        for number in range(max(repeats, suite.least_rounds)):
             for name in sorted(works, key=list(works).index, reverse=number % 2 == 1):
                 length_sec = max(round_sec, _ONCE)
                 rounds[name].append(_time(works[name], settle_sec=suite.settle_sec, round_sec=length_sec))

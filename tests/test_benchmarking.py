@@ -94,6 +94,12 @@ def test_settling_is_not_timed(clock, tmp_path, monkeypatch):
     assert figures["quick"].values == (20.0,)
 
 
+def test_variants_that_are_alike_get_their_rounds_whatever_is_asked_for(clock, tmp_path, monkeypatch):
+    monkeypatch.setattr(FakeSuite, "least_rounds", 5)
+    assert len(run(FakeSuite(clock), tmp_path, repeats=3)["slow"].values) == 5
+    assert len(run(FakeSuite(clock), tmp_path, repeats=7)["slow"].values) == 7
+
+
 def test_rate_cpu_time_and_ratio(clock, tmp_path):
     figures = run(FakeSuite(clock), tmp_path)
     assert figures["quick"].values == (20.0,) * 3

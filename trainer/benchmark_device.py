@@ -107,6 +107,8 @@ class StepSuite(Suite):
     title = "the training step: a batch that lies on the device against the pipeline"
     # A step of each kind before each timing: the buffers are full again, and stay so.
     settle_sec = 1e-3
+    # A hundredth is looked for, and two steps of the same kind differ by several.
+    least_rounds = 15
 
     def __init__(self, pictures: Pictures, *, model: str, size_px: int, batch_size: int):
         super().__init__()

@@ -46,16 +46,17 @@ def test_five_thousand_cells_are_all_kept_or_dropped(tmp_path):
 
 def test_what_grows_with_the_number_of_cells_is_said(tmp_path, monkeypatch):
     def figures(cpu_sec, late_mib):
-        """Of 2,000 and 5,000 cells, 1 ms each after 2 s, and of 105,000."""
+        """Of 5,000 and 50,000 cells, 1 ms each after 2 s, and of 150,000."""
         memory = [watched_job.Memory("job", list(range(100)), [200.0] * 60 + [late_mib] * 40)]
-        sizes = {2_000: 4.0, 5_000: 7.0, 105_000: cpu_sec}
+        sizes = {5_000: 7.0, 50_000: 52.0, 150_000: cpu_sec}
         made = {size: watched_job.Job("", 1.0, seconds, memory) for size, seconds in sizes.items()}
         return full_size.describe({size: [{"segment": job, "shard": job}] for size, job in made.items()})
 
-    met = figures(7 + 130, 220)
+    met = figures(52 + 130, 220)
     assert met["shard"]["ratio"] == 1.3
     assert full_size.find_unmet(met) == []
-    assert len(full_size.find_unmet(figures(7 + 131, 221))) == 4
+    assert len(full_size.find_unmet(figures(52 + 131, 221))) == 4
+    assert len(full_size.find_unmet(figures(150 * 1.9, 220))) == 4
     monkeypatch.setenv("RELIABILITY_OUT", str(tmp_path / "rows.jsonl"))
     full_size.record(met, pd.DataFrame({"ID": ["a"]}))
-    assert "CPU of a cell more 1.3 ms, below 5,000 cells 1.0 ms: 1.3 x" in (tmp_path / "rows.jsonl").read_text()
+    assert "not counted, 1.3 ms, below 50,000 cells 1.0 ms: 1.3 x" in (tmp_path / "rows.jsonl").read_text()
