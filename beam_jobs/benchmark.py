@@ -5,7 +5,7 @@ r"""Measures the data half on this machine: stages of a FOV against decoding, th
     python -m beam_jobs.benchmark --images=images --suites=stages,shard --baseline=benchmarks/data.json
 
 Without --images it simulates FOVs. Variants are timed in turn; a figure is the median of --repeats rounds, with the
-middle half of them behind it. Wall times need a quiet machine; CPU times bear some noise.
+middle half of them behind it. A full round with two cores takes about a quarter of an hour. Wall times need a quiet machine; CPU times bear some noise.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from beam_jobs.benchmark_old_way import OldWaySuite
 from beam_jobs.benchmark_plan import PlanSuite
 from beam_jobs.benchmark_segment_suite import SegmentSuite
 from beam_jobs.benchmark_stages import ShardSuite, StagesSuite
+from beam_jobs.segmenters import WatershedSegmenter
 from hpa_proto import benchmark_report, benchmarking, storage
 from hpa_proto.benchmark_report import Result
 from hpa_proto.benchmarking import Suite
@@ -45,7 +46,7 @@ class BenchmarkConfig:
       num_fovs: FOVs of the jobs of the suite `workers`.
       memory_fovs: FOVs of the larger job of the suite `memory`.
       fov_table: CSV with ID, Label, num_cells for the suite `plan`; None: made up, of the competition's size.
-      nuclei_weights: of hpacellseg, for the suite `segment`; None: not measured.
+      nuclei_weights: of hpacellseg, for the suite `segment`; None: made up.
       cell_weights: likewise.
     """
 
@@ -54,16 +55,18 @@ class BenchmarkConfig:
     suites: tuple[str, ...] = SUITES
     repeats: int = 3
     round_seconds: float = 1.0
-    num_fovs: int = 40
+    num_fovs: int = 100
     memory_fovs: int = 200
     fov_table: str | None = None
     nuclei_weights: str | None = None
     cell_weights: str | None = None
 
     def __post_init__(self) -> None:
-        for suite in self.suites:
-            if suite not in SUITES:
-                raise ConfigError(f"--suites: {suite!r} is none of {', '.join(SUITES)}")
+        unknown = [suite for suite in self.suites if suite not in SUITES]
+        if unknown or not self.suites:
+            raise ConfigError(f"--suites={','.join(self.suites)}: choose of {', '.join(SUITES)}")
+        # Refuses a size that cannot be.
+        WatershedSegmenter(pixel_size_um=self.pixel_size_um)
 
 
 def run(config: BenchmarkConfig) -> Result:
@@ -75,15 +78,16 @@ def run(config: BenchmarkConfig) -> Result:
     worker_setup.set_up_worker()
     about = benchmark_report.describe_run("python -m beam_jobs.benchmark", dataclasses.asdict(config))
     with tempfile.TemporaryDirectory() as folder:
-        images = config.images or ""
+        images = ""
         # The plan alone needs no pixels.
-        if not images and set(config.suites) != {"plan"}:
-            images = benchmark_fovs.simulate_fovs(storage.join(folder, "fovs"), config.pixel_size_um)
+        if set(config.suites) != {"plan"}:
+            images = config.images or benchmark_fovs.simulate_fovs(storage.join(folder, "fovs"), config.pixel_size_um)
         makers = _suites(config, images)
         suites = (makers[name]() for name in config.suites)
         figures, notes = benchmarking.run_suites(suites, repeats=config.repeats, round_sec=config.round_seconds)
-    source = f"FOVs: {'those of --images' if config.images else 'simulated'}"
-    return Result(about, figures, (source, *notes))
+    if images:
+        notes = (f"FOVs: {'those of --images' if config.images else 'simulated'}", *notes)
+    return Result(about, figures, notes)
 
 
 def _suites(config: BenchmarkConfig, images: str) -> dict[str, Callable[[], Suite]]:
@@ -111,8 +115,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_fovs", default.num_fovs, "FOVs of the jobs of the suite workers.", 2)
     flags.DEFINE_integer("memory_fovs", default.memory_fovs, "FOVs of the larger job of the suite memory.", 2)
     flags.DEFINE_string("fov_table", None, "CSV with ID, Label, num_cells for the suite plan; default: made up.")
-    flags.DEFINE_string("nuclei_weights", None, "Weights of hpacellseg, for the suite segment.")
-    flags.DEFINE_string("cell_weights", None, "Weights of its cell network, for the suite segment.")
+    flags.DEFINE_string("nuclei_weights", None, "Weights of hpacellseg, for the suite segment; default: made up.")
+    flags.DEFINE_string("cell_weights", None, "Weights of its cell network; likewise.")
     flags.DEFINE_boolean("quick", False, f"A short round: {', '.join(_QUICK_SUITES)} only.")
     flags.DEFINE_string("out", None, "JSON to write; the table goes beside it as .md.")
     flags.DEFINE_string("baseline", None, "JSON of an earlier --out to compare with.")

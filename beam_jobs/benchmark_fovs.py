@@ -15,6 +15,7 @@ from beam_jobs.fov_source import find_fovs
 from beam_jobs.segmenters import WatershedSegmenter
 from hpa_proto import cells_pb2, schema, storage
 from hpa_proto.benchmarking import Suite, Work
+from hpa_proto.errors import ConfigError, FovError
 
 _SIMULATED_FOVS = 4
 _BYTES_PER_MB = 1e6
@@ -44,16 +45,26 @@ class FovSuite(Suite):
         self._images, self._pixel_size_um = images, pixel_size_um
 
     def _read_and_segment(self) -> None:
-        """Holds every FOV at every stage in memory, so that a stage is timed by itself."""
+        """Holds every FOV at every stage in memory, so that a stage is timed by itself.
+
+        Raises:
+          ConfigError: a FOV cannot be used.
+        """
         self._fovs = find_fovs(self._images, None).fovs
         self._segmenter = WatershedSegmenter(pixel_size_um=self._pixel_size_um)
-        self._pixels = [read_fov(fov) for fov in self._fovs]
-        self._found = [
-            self._segmenter.segment(image.pixels, fov_id=fov.fov_id)
-            for fov, image in zip(self._fovs, self._pixels, strict=True)
+        try:
+            self._pixels = [read_fov(fov) for fov in self._fovs]
+            self._found = [
+                self._segmenter.segment(image.pixels, fov_id=fov.fov_id)
+                for fov, image in zip(self._fovs, self._pixels, strict=True)
+            ]
+        except FovError as error:
+            raise ConfigError(f"{self._images}: give FOVs that can be used: {error}") from error
+        sizes = [
+            f"{image.pixels.shape[1]} x {image.pixels.shape[0]} px with {found.num_cells} cells"
+            for image, found in zip(self._pixels, self._found, strict=True)
         ]
-        num_cells = sum(found.num_cells for found in self._found) / len(self._fovs)
-        self.notes.append(f"{len(self._fovs)} FOVs of {num_cells:.0f} cells on average")
+        self.notes.append(f"a piece of work is {len(sizes)} FOVs: {', '.join(sizes)}")
 
     def _cut(self, number: int) -> list[cells_pb2.Cell]:
         fov, image, found = self._fovs[number], self._pixels[number], self._found[number]

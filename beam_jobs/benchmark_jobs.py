@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 
 from beam_jobs.benchmark_fovs import FovSuite, repeat_fovs, run_module, shrink_fovs
@@ -12,6 +15,9 @@ from hpa_proto.benchmarking import Figure, Ratio, Work
 _CELLS_PER_SHARD = 64
 # Small FOVs, but no pixels larger than the watershed takes.
 _MAX_SHRINK, _MAX_PIXEL_SIZE_UM = 4, 0.7
+# Computes for about a second, in the processor alone.
+_HASH = "import hashlib; data = bytes(1 << 20); [hashlib.sha256(data).digest() for _ in range(1000)]"
+_HASH_ROUNDS = 3
 
 
 class JobSuite(FovSuite):
@@ -80,6 +86,20 @@ class WorkersSuite(JobSuite):
     def ratios(self) -> Sequence[Ratio]:
         """Returns what the second worker brings."""
         return (Ratio("2 workers against 1", "2 workers", "1 worker", at_least=1.8),)
+
+    def own_figures(self) -> Sequence[Figure]:
+        """Returns, beside the memory, what a second process brings on this machine at best: cores may share much."""
+        limits = tuple(2 * _hash_seconds(1) / _hash_seconds(2) for _ in range(_HASH_ROUNDS))
+        name = "limit: 2 processes that hash in the processor's cache against 1"
+        return [Figure(self.name, name, "x", limits), *super().own_figures()]
+
+
+def _hash_seconds(num_processes: int) -> float:
+    start = time.perf_counter()
+    processes = [subprocess.Popen([sys.executable, "-c", _HASH]) for _ in range(num_processes)]
+    for process in processes:
+        process.wait()
+    return time.perf_counter() - start
 
 
 class MemorySuite(JobSuite):

@@ -1,4 +1,4 @@
-"""Speed of the neural segmenter's network by precision and number of FOVs in a batch."""
+"""Made-up weights of the neural segmenter, and the speed of its network by precision and number of FOVs in a batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from beam_jobs.segmenters import hpacellseg
+from beam_jobs.segmenters import hpacellseg, network_weights
+from beam_jobs.segmenters.network_weights import Weights
 from hpa_proto.benchmarking import NotMeasuredError, Ratio, Suite, Work
 from hpa_proto.errors import ConfigError
 
@@ -16,6 +17,39 @@ _CPU_BATCHES, _GPU_BATCHES = (1,), (1, 4, 16, 32)
 # Much more is spent on the first call of a GPU's kernels than on any later one.
 _GPU_WARM_UPS = 3
 _MIN_SPEEDUP = 2.0
+# Channels of the networks' input that `write_brightness_weights` looks at, by kind of network: red, yellow, blue.
+_BRIGHT_CHANNELS = {"nuclei": (2,), "cell_3ch": (0, 1), "cell_2ch": (0,)}
+
+
+def brightness_weights(kind: str) -> dict[str, np.ndarray]:
+    """Makes a network that calls what is bright a nucleus or a cell: one path through its shallowest layers, the rest 0.
+
+    Args:
+      kind: of `network_weights.KINDS`.
+    """
+    from beam_jobs.segmenters import dpn_unet
+
+    channels = _BRIGHT_CHANNELS[kind]
+    weights = {name: np.zeros(shape, np.float32) for name, shape in dpn_unet.state_shapes().items()}
+    for name in weights:
+        if name.endswith(("running_var", "bn.weight")):
+            weights[name][:] = 1
+    weights["encoder_stages.0.1.weight"][:] = 1
+    weights["encoder_stages.0.1.running_var"][:] = 1
+    for feature, channel in enumerate(channels):
+        weights["encoder_stages.0.0.weight"][feature, channel, 3, 3] = 1
+        # Behind the 64 features from below come those of the stem. 2.2: black, as the input is normalised.
+        weights["encoder_stages.0.1.bias"][feature] = 2.2
+        weights["bottlenecks.3.seq.0.weight"][feature, 64 + feature, 1, 1] = 1
+        weights["last_upsample.layer.1.weight"][feature, feature, 1, 1] = 1
+        weights["final.0.weight"][2, feature, 1, 1] = 20
+    weights["final.0.bias"][:] = (0, -20, -20 * (0.2 * len(channels) * 4.3 + 0.4))
+    return weights
+
+
+def write_brightness_weights(path: str, kind: str) -> None:
+    """Writes the weights of `brightness_weights` as a file of 557 MB for hpacellseg."""
+    network_weights.write_safetensors(path, Weights(brightness_weights(kind), kind), source_sha256="0" * 64)
 
 
 class NetworkSuite(Suite):

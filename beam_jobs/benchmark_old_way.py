@@ -70,6 +70,10 @@ class OldWaySuite(FovSuite):
         """Segments the FOVs."""
         self._folder = folder
         self._read_and_segment()
+        self.notes.append(
+            "the new way stores four channels and their measurements, flushed to the disk; the old one writes green alone, "
+            "and loops over the pixels of a cell (its description leaves open whether over those of the FOV, which takes longer)"
+        )
         self._store = CellStore.create(storage.join(folder, "cells"), {})
         plane = schema.CHANNELS.index("green")
         self._green = [np.ascontiguousarray(image.pixels[..., plane]) for image in self._pixels]

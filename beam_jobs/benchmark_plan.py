@@ -31,12 +31,18 @@ def read_fov_table(path: str) -> pd.DataFrame:
     """Reads a CSV with the columns ID, Label (as 8|5|0) and num_cells; FOVs without a cell are left out.
 
     Raises:
-      ConfigError: a column is missing.
+      ConfigError: a column is missing or holds something else.
     """
-    fovs = pd.read_csv(path)
-    if missing := [name for name in _COLUMNS if name not in fovs.columns]:
-        raise ConfigError(f"{path}: no column {missing[0]}; give a CSV with {', '.join(_COLUMNS)}")
-    return fovs.loc[fovs["num_cells"] > 0, list(_COLUMNS)].astype({"num_cells": "int64"}).reset_index(drop=True)
+    try:
+        fovs = pd.read_csv(path, dtype={"ID": str, "Label": str})
+        if missing := [name for name in _COLUMNS if name not in fovs.columns]:
+            raise ConfigError(f"{path}: no column {missing[0]}; give a CSV with {', '.join(_COLUMNS)}")
+        fovs = fovs.astype({"num_cells": "int64"})
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}; give a CSV with {', '.join(_COLUMNS)}") from error
+    return fovs.loc[fovs["num_cells"] > 0, list(_COLUMNS)].reset_index(drop=True)
 
 
 def make_up_fov_table(*, num_fovs: int = _NUM_FOVS, num_cells: int = _NUM_CELLS) -> pd.DataFrame:

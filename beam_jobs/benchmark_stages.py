@@ -27,8 +27,8 @@ class StagesSuite(FovSuite):
 
     `whole job` is what a worker does for a FOV in both jobs: the segmenting step reads, segments, judges, cuts, measures and
     writes the FOV's cells; then its cells are read back and written as examples of four channels and 528 px into a shard.
-    What a job does once, however many FOVs it has (starting processes, tables, plan, report), is not in it: the suite
-    `workers` has that. `decoding alone` is OpenCV on the bytes of the four files, already in memory.
+    What a job does once, however many FOVs it has (starting processes, tables, plan, report), and a line of notes a shard are
+    not in it: the suite `workers` has them. `decoding alone` is OpenCV on the bytes of the four files, already in memory.
     """
 
     name = "stages"
@@ -78,7 +78,9 @@ class StagesSuite(FovSuite):
 
     def _segment_all(self) -> None:
         for fov in self._fovs:
-            list(self._segment.process(fov))
+            for row in self._segment.process(fov):
+                if row.error_reason:
+                    raise RuntimeError(f"not a whole job: {row.error_detail}")
 
     def _shard_all(self) -> float:
         for task in self._tasks:

@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import shutil
+import statistics
 import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -110,10 +111,14 @@ def publish(measure: Callable[[], Result], *, out: str | None, baseline: str | N
 
     Raises:
       ConfigError: a path that cannot be.
-      OSError: no such baseline.
+      OSError: no such baseline; no place for the result.
     """
     if out and not out.endswith(".json"):
         raise ConfigError(f"--out={out}: give a name that ends in .json")
+    if out and not storage.exists(out):
+        # Before minutes of measuring, not after.
+        storage.write_text(out, "")
+        storage.remove(out)
     earlier = read_result(baseline) if baseline else None
     result = measure()
     if out:
@@ -140,19 +145,22 @@ def read_result(path: str) -> Result:
             Figure(**{**figure, "values": tuple(figure["values"]), "cpu": tuple(figure["cpu"])})
             for figure in data["figures"]
         ]
-        return Result(dict(data["about"]), tuple(figures), tuple(data["notes"]))
-    except (ValueError, KeyError, TypeError) as error:
+        result = Result(dict(data["about"]), tuple(figures), tuple(data["notes"]))
+        # What is to be compared or printed later must have all that takes.
+        format_result(result)
+        compare(result, result)
+        return result
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a benchmark's result ({error!r}); give the JSON that --out wrote") from error
 
 
 def format_result(result: Result) -> str:
     """Writes a result as Markdown: where and what, the table, the notes."""
     about, machine = result.about, result.about["machine"]
-    devices = ", ".join([machine["processor"], *machine["accelerators"]])
     lines = [
         f"`{about['command']}`, {about['date']}, commit {about['commit']}",
         "",
-        f"{devices}; {machine['cores']} cores, {machine['memory_gb']:g} GB, {machine['system']}; load before: "
+        f"{format_devices(machine)}, {machine['memory_gb']:g} GB, {machine['system']}; load before: "
         f"{about['load_average']}",
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
@@ -164,6 +172,11 @@ def format_result(result: Result) -> str:
     if result.notes:
         lines += ["", *(f"- {note}" for note in result.notes)]
     return "\n".join(lines) + "\n"
+
+
+def format_devices(machine: Mapping[str, Any]) -> str:
+    """Names processor, accelerators and number of cores of `describe_run`'s machine."""
+    return "; ".join([", ".join([machine["processor"], *machine["accelerators"]]), f"{machine['cores']} cores"])
 
 
 def format_table(figures: tuple[Figure, ...]) -> str:
@@ -192,8 +205,7 @@ def _number(value: float) -> str:
 def _cpu(figure: Figure) -> str:
     if not figure.cpu:
         return ""
-    middle = sorted(figure.cpu)[len(figure.cpu) // 2]
-    return f"{_number(middle)} {'x' if figure.unit == 'x' else 'ms'}"
+    return f"{_number(statistics.median(figure.cpu))} {'x' if figure.unit == 'x' else 'ms'}"
 
 
 def _aim(figure: Figure) -> str:
@@ -211,7 +223,10 @@ def compare(new: Result, old: Result) -> str:
     """
     lines = [f"against {old.about['date']}, commit {old.about['commit']}"]
     if new.about["machine"] != old.about["machine"]:
-        lines.append(f"another machine: {old.about['machine']['processor']}, {old.about['machine']['cores']} cores")
+        lines.append(f"another machine: {format_devices(old.about['machine'])}")
+    for kind in ("flags", "versions"):
+        if others := _differences(new.about[kind], old.about[kind]):
+            lines.append(f"other {kind} there: {', '.join(others)}")
     lines += [
         "",
         "| suite | what | before | now | unit | now / before | |",
@@ -221,6 +236,8 @@ def compare(new: Result, old: Result) -> str:
     shared = [figure for figure in new.figures if (figure.suite, figure.name, figure.unit) in before]
     if not shared:
         return "\n".join([*lines[:-2], "no figure stands in both"])
+    after = {(figure.suite, figure.name, figure.unit) for figure in new.figures}
+    alone = [f"{suite}: {name}" for suite, name, unit in [*after - set(before), *set(before) - after]]
     for figure in shared:
         earlier = before[figure.suite, figure.name, figure.unit]
         ratio = f"{figure.median / earlier.median:.2f}" if earlier.median else ""
@@ -228,7 +245,15 @@ def compare(new: Result, old: Result) -> str:
             f"| {figure.suite} | {figure.name} | {_number(earlier.median)} | {_number(figure.median)} | {figure.unit} "
             f"| {ratio} | {_verdict(figure, earlier)} |"
         )
+    if alone:
+        lines += ["", f"in one of the two only: {', '.join(sorted(alone))}"]
     return "\n".join(lines)
+
+
+def _differences(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    """Lists what differs, with the old value; where a result is kept plays no part."""
+    names = sorted({*new, *old} - {"out", "baseline"})
+    return [f"{name}={_flag(old.get(name))}" for name in names if _flag(new.get(name)) != _flag(old.get(name))]
 
 
 def _verdict(new: Figure, old: Figure) -> str:

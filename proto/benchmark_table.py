@@ -30,11 +30,12 @@ def format_results(folder: str) -> str:
     parts = []
     for name in names:
         result = benchmark_report.read_result(storage.join(folder, f"{name}.json"))
-        about, machine = result.about, result.about["machine"]
-        devices = ", ".join([machine["processor"], *machine["accelerators"]])
+        about = result.about
+        commit, *changes = about["commit"].split(maxsplit=1)
         parts.append(
-            f"`{about['command']}` on {about['date'][:10]}, commit {about['commit'][:7]}, {devices}, {machine['cores']} "
-            f"cores ([all figures]({os.path.basename(folder.rstrip('/'))}/{name}.md)):"
+            f"`{about['command']}` on {about['date'][:10]}, commit {' '.join([commit[:7], *changes])}, "
+            f"{benchmark_report.format_devices(about['machine'])}, load before {about['load_average']} "
+            f"([flags, all figures and what they were measured on]({os.path.basename(folder.rstrip('/'))}/{name}.md)):"
         )
         aimed = (figure for figure in result.figures if (figure.at_least, figure.at_most) != (None, None))
         parts.append(benchmark_report.format_table(tuple(aimed)))

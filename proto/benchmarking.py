@@ -20,6 +20,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
+from hpa_proto.errors import ConfigError, DatasetError, reason_of
+
 # A small piece of work that returns the number of units done. One that is a context manager too is entered before each
 # timing and left after it: a loader that prefetches must not work on while others are timed.
 Work = Callable[[], float]
@@ -40,7 +42,7 @@ class Figure:
       suite: that measured it.
       name: what was measured.
       unit: of the values.
-      values: one a round.
+      values: one a round; of what is no time, one a picture or a step.
       cpu: for a rate or a time, CPU milliseconds of all processes a unit of work; for a ratio, the ratio of these; one a
         round, or empty.
       at_least: what is aimed at.
@@ -170,10 +172,14 @@ def run_suites(
       round_sec: see `run_suite`.
 
     Returns:
-      (figures, notes).
+      (figures, notes). A suite that cannot run has a note in place of figures: what others have measured is not lost.
+
+    Raises:
+      ConfigError, DatasetError, RuntimeError: of the first suite that cannot run, where none can.
     """
     figures: list[Figure] = []
     notes: list[str] = []
+    errors: list[Exception] = []
     for suite in suites:
         print(f"{suite.name}: {suite.title}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -181,7 +187,12 @@ def run_suites(
                 figures += run_suite(suite, folder=folder, repeats=repeats, round_sec=round_sec)
             except NotMeasuredError as error:
                 suite.notes.append(f"not measured: {error}")
+            except (ConfigError, DatasetError, RuntimeError) as error:
+                suite.notes.append(f"not measured: {reason_of(error)}")
+                errors.append(error)
         notes += [f"{suite.name}: {note}" for note in suite.notes]
+    if errors and not figures:
+        raise errors[0]
     return tuple(figures), tuple(notes)
 
 

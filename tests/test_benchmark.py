@@ -34,7 +34,7 @@ def test_stages_and_shard(images):
     assert [name for suite, name in figures if suite == "shard"] == list(schema.IMAGE_FORMATS)
     assert figures["stages", "read"].unit == "s/FOV"
     assert figures["shard", "raw"].unit == "cells/s"
-    assert any(note.startswith("stages: 2 FOVs of ") for note in result.notes)
+    assert any(note.startswith("stages: a piece of work is 2 FOVs: 128 x 96 px with ") for note in result.notes)
 
 
 def test_whole_job_is_given_in_units_of_decoding(images):
@@ -63,10 +63,28 @@ def test_cutting_against_the_old_way(images):
     assert ("old_way", "old way, masks without a loop") in figures
 
 
-def test_networks_are_left_out_without_weights(images):
+@pytest.mark.slow
+def test_networks_without_weights_get_made_up_ones(images, monkeypatch):
+    pytest.importorskip("torch")
+    found = []
+    segment = neural.HpaCellSegSegmenter.segment
+
+    def watch(self, image, *, fov_id):
+        found.append(segment(self, image, fov_id=fov_id).num_cells)
+        return found[-1]
+
+    monkeypatch.setattr(neural.HpaCellSegSegmenter, "segment", watch)
+    figures, result = measure(images, "segment")
+    assert ("segment", "watershed against hpacellseg, fast labelling") in figures
+    assert any("hpacellseg with made-up weights" in note for note in result.notes)
+    assert min(found) > 0, "the labelling had nothing to do"
+
+
+def test_networks_are_left_out_without_torch(images, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     figures, result = measure(images, "segment")
     assert list(figures) == [("segment", "watershed")]
-    assert any("hpacellseg not measured: give --nuclei_weights" in note for note in result.notes)
+    assert "segment: hpacellseg not measured: torch is not installed" in result.notes
 
 
 def test_networks_are_measured_with_weights(images, monkeypatch):
@@ -147,7 +165,7 @@ def test_a_fov_table_without_its_columns_is_an_error(tmp_path):
 
 
 def test_an_unknown_suite_is_an_error():
-    with pytest.raises(ConfigError, match="none of stages"):
+    with pytest.raises(ConfigError, match="choose of stages"):
         BenchmarkConfig(suites=("nonsense",))
 
 
