@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import math
+import os
 import re
+import stat
 import struct
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -27,6 +31,8 @@ _JPEG_SCAN = b"\xff\xda"
 # A progressive JPEG has about ten. Each goes over the whole picture, so a small file of thousands takes hours.
 _MAX_JPEG_SCANS = 100
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# A FOV has four channels; every page takes time to look at.
+_MAX_TIFF_PAGES = 100
 # A strip in one of these cannot become larger than the page says. One that is itself a picture has a size of its own.
 _TIFF_COMPRESSIONS = (
     tifffile.COMPRESSION.NONE,
@@ -37,6 +43,12 @@ _TIFF_COMPRESSIONS = (
     tifffile.COMPRESSION.LZMA,
     tifffile.COMPRESSION.ZSTD,
 )
+_MAX_OME_LENGTH = 8 << 20
+_OME_SIZE = re.compile(r"Size[XYCZT]")
+_OME_COUNT = re.compile(r"Size[CZT]|First[CZT]|IFD|PlaneCount|NumPlanes")
+# Neither can run past the next tag and try again from there: a description of many tags takes time by its length alone.
+_CHANNEL_TAG = re.compile(r"<Channel\s([^<>]*)")
+_CHANNEL_NAME = re.compile(r"(?<!\S)Name=\"([^\"]*)\"")
 # tifffile hands out the numbers of a palette, ink and white-is-0 pictures as if they were brightness.
 _TIFF_COLOURS = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
 
@@ -141,23 +153,28 @@ def _decode_stack(fov: FovRef, by_channel: dict[str, str], files: dict[str, byte
             fov, "wrong_channel_count", f"{path} has shape {stack.shape}, not four channels (4, H, W) or (H, W, 4)"
         )
     planes = stack if stack.shape[2] != 4 else np.moveaxis(stack, 2, 0)
-    return np.moveaxis(np.ascontiguousarray(_check_depth(fov, planes, path)), 0, 2)
+    _check_depth(fov, planes.dtype, path)
+    return np.moveaxis(np.ascontiguousarray(planes), 0, 2)
 
 
 def read_file(fov: FovRef, path: str, *, max_pixels: int = MAX_FOV_PIXELS) -> bytes:
     """Reads a whole file of a FOV.
 
     Raises:
-      FovError: missing, unreadable, empty, or larger than `max_pixels` need.
+      FovError: missing, unreadable, no regular file, empty, or larger than `max_pixels` need.
     """
     max_bytes = _MAX_BYTES_PER_PIXEL * max_pixels + _METADATA_BYTES
     try:
+        # A pipe would be waited for without end.
+        if not storage.is_url(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError("a folder, pipe or device, where a file is wanted")
         with storage.open_read(path) as file:
             data = records.read_up_to(file, max_bytes + 1)
     except FileNotFoundError as error:
         raise _error(fov, "missing_file", f"{path} is not there") from error
-    except OSError as error:
-        raise _error(fov, "unreadable_file", f"{path}: {error}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        # Beside OSError: a path that is none, or a URL that nothing here can open (ConfigError is a ValueError).
+        raise _error(fov, "unreadable_file", f"{path!r}: {error}") from error
     if not data:
         raise _error(fov, "empty_file", f"{path} has zero bytes; fetch it again")
     if len(data) > max_bytes:
@@ -187,12 +204,9 @@ def decode_file(fov: FovRef, path: str, data: bytes, *, max_pixels: int = MAX_FO
     if not is_png and data.count(_JPEG_SCAN) > _MAX_JPEG_SCANS:
         raise _error(fov, "unreadable_image", f"{path} is a JPEG of over {_MAX_JPEG_SCANS} scans; save it anew")
     try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+        return picture_file.decode(data, max_pixels=max_pixels)
     except _DAMAGE as error:
-        raise _error(fov, "unreadable_image", f"{path}: {error}") from error
-    if image is None:
-        raise _error(fov, "unreadable_image", f"{path} cannot be decoded; fetch it again")
-    return image
+        raise _error(fov, "unreadable_image", f"{path}: {error}; fetch it again") from error
 
 
 def _check_size(fov: FovRef, path: str, *, height: int, width: int, max_pixels: int) -> None:
@@ -208,10 +222,11 @@ def _check_size(fov: FovRef, path: str, *, height: int, width: int, max_pixels: 
 def _decode_tiff(fov: FovRef, path: str, data: bytes, max_pixels: int) -> np.ndarray:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            pages = list(itertools.islice(tiff.pages, _MAX_TIFF_PAGES + 1))
+            if len(pages) > _MAX_TIFF_PAGES:
+                raise _error(fov, "wrong_channel_count", f"{path} has over {_MAX_TIFF_PAGES} pages, not four channels")
             # tifffile takes a cut-off file for one without pages, or fills what it lacks with zeros.
-            ends = [
-                end for page in tiff.pages for end in map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
-            ]
+            ends = [end for page in pages for end in map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))]
             if not ends or max(ends) > len(data):
                 raise _error(fov, "truncated_image", f"{path} ends too early ({len(data)} bytes); fetch it again")
             _check_tiff(fov, path, tiff, max_pixels)
@@ -225,6 +240,8 @@ def _decode_tiff(fov: FovRef, path: str, data: bytes, max_pixels: int) -> np.nda
 def _check_tiff(fov: FovRef, path: str, tiff: tifffile.TiffFile, max_pixels: int) -> None:
     page = tiff.pages.first
     _check_size(fov, path, height=page.imagelength, width=page.imagewidth, max_pixels=max_pixels)
+    if page.is_ome:
+        _check_ome(fov, path, page.description, max_pixels)
     num_samples = max(math.prod(tiff.series[0].shape), math.prod(page.chunks))
     if num_samples > len(schema.CHANNELS) * max_pixels:
         raise _error(
@@ -232,6 +249,11 @@ def _check_tiff(fov: FovRef, path: str, tiff: tifffile.TiffFile, max_pixels: int
             "too_large",
             f"{path} has {num_samples:,} samples, more than {len(schema.CHANNELS)} channels of --max_fov_pixels={max_pixels}",
         )
+    # tifffile makes black of a plane that an OME-TIFF says is in another file.
+    if any(each is None for each in tiff.series[0].pages):
+        raise _error(fov, "missing_channel", f"{path} has a part of its planes in other files; save all in one")
+    for dtype in (page.dtype, tiff.series[0].dtype):
+        _check_depth(fov, dtype, path)
     if page.compression not in _TIFF_COMPRESSIONS:
         name = getattr(page.compression, "name", page.compression)
         raise _error(fov, "unreadable_image", f"{path} is compressed by {name}; save it with LZW, deflate or none")
@@ -240,9 +262,29 @@ def _check_tiff(fov: FovRef, path: str, tiff: tifffile.TiffFile, max_pixels: int
         raise _error(fov, "unreadable_image", f"{path} has {name} pixels; save it as grey, 0 is black")
 
 
+def _check_ome(fov: FovRef, path: str, text: str, max_pixels: int) -> None:
+    """Looks over the XML of an OME-TIFF: tifffile makes lists as long as it says before it looks at a plane."""
+    if len(text) > _MAX_OME_LENGTH or "<!DOCTYPE" in text:
+        wanted = f"at most {_MAX_OME_LENGTH:,} letters and no DOCTYPE"
+        raise _error(fov, "unreadable_image", f"{path} has a description of {len(text):,} letters; wanted: {wanted}")
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        # tifffile then goes by the pages.
+        return
+    for element in root.iter():
+        # A modulo parts an axis into two, of any length.
+        has_many = any(int(n) > _MAX_TIFF_PAGES for name, n in element.items() if _OME_COUNT.fullmatch(name))
+        if has_many or element.tag[:-1].endswith("ModuloAlong"):
+            raise _error(fov, "wrong_channel_count", f"{path} says it has over {_MAX_TIFF_PAGES} planes, not four")
+        num_samples = math.prod(int(n) for name, n in element.items() if _OME_SIZE.fullmatch(name))
+        if num_samples > len(schema.CHANNELS) * max_pixels:
+            raise _error(fov, "too_large", f"{path} has {num_samples:,} samples; see --max_fov_pixels={max_pixels}")
+
+
 def _order_channels(fov: FovRef, path: str, stack: np.ndarray, ome_metadata: str | None) -> np.ndarray:
     """Brings the planes of an OME-TIFF that names its channels into our order."""
-    names = [name.lower() for name in re.findall(r"<Channel[^>]*? Name=\"([^\"]*)\"", ome_metadata or "")]
+    names = [name.lower() for tag in _CHANNEL_TAG.findall(ome_metadata or "") for name in _CHANNEL_NAME.findall(tag)]
     known = [name for name in names if name in schema.CHANNELS]
     if not known or stack.ndim != 3 or len(stack) != len(names):
         return stack
@@ -257,13 +299,13 @@ def _to_grey(fov: FovRef, image: np.ndarray, path: str) -> np.ndarray:
         image = image[..., :3].max(axis=2)
     if image.ndim != 2:
         raise _error(fov, "wrong_channel_count", f"{path} has shape {image.shape}, not one grey picture")
-    return _check_depth(fov, image, path)
-
-
-def _check_depth(fov: FovRef, image: np.ndarray, path: str) -> np.ndarray:
-    if image.dtype not in (np.uint8, np.uint16):
-        raise _error(fov, "wrong_depth", f"{path} holds {image.dtype} pixels; 8 and 16 bit are read")
+    _check_depth(fov, image.dtype, path)
     return image
+
+
+def _check_depth(fov: FovRef, dtype: np.dtype | None, path: str) -> None:
+    if dtype not in (np.uint8, np.uint16):
+        raise _error(fov, "wrong_depth", f"{path} holds {dtype} pixels; 8 and 16 bit are read")
 
 
 def _used_bits(fov: FovRef, pixels: np.ndarray, bit_depth: int) -> int:

@@ -88,25 +88,35 @@ def match_masks(reference: np.ndarray, predicted: np.ndarray) -> MaskMatches:
         raise ValueError(f"masks of different size: {list(reference.shape)} and {list(predicted.shape)}")
     reference_ids, reference_index = contiguous_ids(reference)
     predicted_ids, predicted_index = contiguous_ids(predicted)
+    # Pixels are counted by pairs that there are: a table of all pairs takes gigabytes where a mask is noise. Neighbours
+    # mostly have the same pair, so runs of it are sorted and not pixels.
     num_columns = len(predicted_ids) + 1
-    joint = np.bincount(
-        reference_index.ravel().astype(np.int64) * num_columns + predicted_index.ravel(),
-        minlength=(len(reference_ids) + 1) * num_columns,
-    ).reshape(-1, num_columns)
-    areas_reference, areas_predicted = joint.sum(axis=1), joint.sum(axis=0)
-    rows, columns = np.nonzero(joint[1:, 1:])
-    intersections = joint[1:, 1:][rows, columns]
-    unions = areas_reference[rows + 1] + areas_predicted[columns + 1] - intersections
+    keys = np.multiply(reference_index.ravel(), num_columns, dtype=np.int64)
+    keys += predicted_index.ravel()
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: keys.size])
+    pairs, pair_of_run = np.unique(keys[starts], return_inverse=True)
+    pair_areas = _sum_by_index(pair_of_run, np.diff(starts, append=keys.size), len(pairs))
+    rows, columns = np.divmod(pairs, num_columns)
+    areas_reference = _sum_by_index(rows, pair_areas, len(reference_ids) + 1)
+    areas_predicted = _sum_by_index(columns, pair_areas, num_columns)
+    is_overlap = (rows > 0) & (columns > 0)
+    rows, columns, intersections = rows[is_overlap], columns[is_overlap], pair_areas[is_overlap]
+    unions = areas_reference[rows] + areas_predicted[columns] - intersections
     return MaskMatches(
         reference_ids=reference_ids,
         predicted_ids=predicted_ids,
         reference_areas_px=areas_reference[1:],
         predicted_areas_px=areas_predicted[1:],
-        pair_reference_ids=reference_ids[rows],
-        pair_predicted_ids=predicted_ids[columns],
+        pair_reference_ids=reference_ids[rows - 1],
+        pair_predicted_ids=predicted_ids[columns - 1],
         pair_intersections_px=intersections,
         pair_ious=intersections / unions,
     )
+
+
+def _sum_by_index(index: np.ndarray, areas_px: np.ndarray, size: int) -> np.ndarray:
+    # As float64, exact up to 2^53 px.
+    return np.bincount(index, weights=areas_px, minlength=size).astype(np.int64)
 
 
 def f1_at_iou(reference: np.ndarray, predicted: np.ndarray, *, iou_threshold: float) -> float:

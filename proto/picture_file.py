@@ -6,6 +6,8 @@ A hundred bytes may declare a picture, or a part of the file, of gigabytes, and 
 from __future__ import annotations
 
 import struct
+import zlib
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -13,17 +15,21 @@ import numpy as np
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8\xff"
 _CHUNK = struct.Struct(">I4s")
-_CHECKSUM_BYTES = 4
+_CHECKSUM = struct.Struct(">I")
+# Those that may stand before a JPEG's frame and have a length: tables (DHT, DAC, DQT, DRI), APP0 to APP15, comments.
+_JPEG_SEGMENTS = frozenset((0xC4, 0xCC, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
 
 def read_size(data: bytes) -> tuple[int, int]:
     """Reads (height, width) from the header of a PNG or JPEG file; nothing is decoded.
 
     Raises:
-      ValueError: another format, a header without a size, or a PNG whose parts are longer than the file.
+      ValueError: another format, a header without a size, a PNG whose parts are longer than the file, or a JPEG with a
+        marker before its frame that does not belong there.
     """
     if data.startswith(PNG_START):
-        _check_chunks(data)
+        for _ in _find_chunks(data):
+            pass
         height, width = _png_size(data)
     elif data.startswith(JPEG_START):
         height, width = _jpeg_size(data)
@@ -42,29 +48,46 @@ def decode(data: bytes, *, max_pixels: int) -> np.ndarray:
       max_pixels: height times width that is not exceeded; looked up before anything is decoded.
 
     Raises:
-      ValueError: too large, damaged or of another format.
+      ValueError: too large, damaged or of another format. A JPEG has no checksum: damage that leaves it readable shows
+        in its pixels alone.
     """
     height, width = read_size(data)
     if height * width > max_pixels:
         raise ValueError(f"it is {width} x {height} px; at most {max_pixels:,} px are read")
+    if data.startswith(PNG_START):
+        _check_sums(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(f"it cannot be decoded: {error}") from error
     if image is None:
         raise ValueError("it cannot be decoded")
+    if image.shape[:2] != (height, width):
+        raise ValueError(f"its header says {width} x {height} px, it holds {image.shape[1]} x {image.shape[0]}")
     return image
 
 
-def _check_chunks(data: bytes) -> None:
+def _find_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Walks over the chunks of a PNG up to its end: (kind, offset of the chunk, offset of its checksum)."""
     place, kind = len(PNG_START), b""
     while place < len(data) and kind != b"IEND":
         if place + _CHUNK.size > len(data):
             raise ValueError("a PNG that ends too early")
         length, kind = _CHUNK.unpack_from(data, place)
-        place += _CHUNK.size + length + _CHECKSUM_BYTES
-        if place > len(data):
+        checksum = place + _CHUNK.size + length
+        if checksum + _CHECKSUM.size > len(data):
             raise ValueError(f"a PNG whose chunk {kind!r} has {length:,} bytes; the file is too short")
+        yield kind, place, checksum
+        place = checksum + _CHECKSUM.size
+
+
+def _check_sums(data: bytes) -> None:
+    # OpenCV refuses damaged pixels without a word about the place, and reads on without a damaged chunk that it can do
+    # without, such as transparency. Under 2 % of the time that decoding takes.
+    view = memoryview(data)
+    for kind, place, checksum in _find_chunks(data):
+        if zlib.crc32(view[place + 4 : checksum]) != _CHECKSUM.unpack_from(data, checksum)[0]:
+            raise ValueError(f"a PNG whose chunk {kind!r} at byte {place:,} is damaged: its checksum is wrong")
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
@@ -81,6 +104,12 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         marker = data[place + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return struct.unpack_from(">HH", data, place + 5)
-        # A fill byte stands for itself; any other marker here has a length.
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4])
+        # A fill byte stands for itself.
+        if marker == 0xFF:
+            place += 1
+            continue
+        # libjpeg steps over some markers as having no length: a length taken from them would lead to a size of one's choice.
+        if marker not in _JPEG_SEGMENTS:
+            raise ValueError(f"a JPEG with the marker 0x{marker:02X} at byte {place:,}, before its frame")
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
     return 0, 0

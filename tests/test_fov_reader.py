@@ -1,6 +1,8 @@
 """Promises of beam_jobs.fov_reader: formats that are read, and every fault as a FovError with its reason."""
 
 import contextlib
+import os
+import time
 
 import cv2
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import tifffile
 
 import small_fovs
-from beam_jobs.fov_reader import read_fov
+from beam_jobs.fov_reader import read_file, read_fov
 from beam_jobs.fov_source import FovRef, find_fovs
 from hpa_proto.errors import FovError
 
@@ -128,6 +130,54 @@ def test_damaged_png_is_not_read_as_a_picture(paths):
     assert reason_of(paths) == "unreadable_image"
 
 
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT"])
+def test_damaged_chunk_of_a_png_is_named_with_its_place(paths, kind):
+    data = bytearray(paths["green"].read_bytes())
+    place = data.index(kind)
+    # A bit of IHDR's checksum, or of the pixels.
+    data[place + 20] ^= 1
+    paths["green"].write_bytes(bytes(data))
+    with pytest.raises(
+        FovError, match=rf"f_green\.png: .*chunk b'{kind.decode()}' at byte {place - 4} is damaged"
+    ) as caught:
+        read_fov(ref(paths))
+    assert caught.value.reason == "unreadable_image"
+
+
+def test_png_that_lost_bytes_between_its_ends_is_refused(paths):
+    data = paths["green"].read_bytes()
+    paths["green"].write_bytes(data[: len(data) // 2] + data[-12:])
+    assert reason_of(paths) == "unreadable_image"
+
+
+def test_picture_of_another_size_than_its_header_says_is_refused(paths, monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((41, 60), np.uint8))
+    with pytest.raises(FovError, match="says 60 x 40 px, it holds 60 x 41") as caught:
+        read_fov(ref(paths))
+    assert caught.value.reason == "unreadable_image"
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "data://x", "github://x/y", "foo://x", "dir://x"])
+def test_a_path_that_nothing_can_open_is_an_error_of_its_fov(paths, path):
+    assert reason_of({**paths, "green": path}) == "unreadable_file"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("is_link", [False, True])
+def test_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path, paths, is_link):
+    os.mkfifo(tmp_path / "pipe")
+    paths["green"].unlink()
+    os.symlink(tmp_path / "pipe", paths["green"]) if is_link else os.rename(tmp_path / "pipe", paths["green"])
+    assert reason_of(paths) == "unreadable_file"
+
+
+def test_folder_in_the_place_of_a_file_is_refused_and_a_link_to_a_file_is_read(tmp_path, paths):
+    paths["green"].rename(tmp_path / "elsewhere")
+    paths["green"].symlink_to(tmp_path / "elsewhere")
+    assert read_file(ref(paths), str(paths["green"])) == (tmp_path / "elsewhere").read_bytes()
+    assert reason_of({**paths, "green": tmp_path}) == "unreadable_file"
+
+
 def test_channels_of_different_size(paths):
     cv2.imwrite(str(paths["green"]), np.zeros((40, 61), np.uint8))
     assert reason_of(paths) == "size_mismatch"
@@ -142,6 +192,30 @@ def test_float_pixels_are_not_guessed_at(tmp_path, image):
     paths = small_fovs.write_fov(tmp_path, "f", image, suffix=".tif")
     tifffile.imwrite(paths["red"], image[..., 0].astype(np.float32))
     assert reason_of(paths) == "wrong_depth"
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.float32, np.complex128])
+def test_depth_of_a_tiff_is_looked_up_before_it_is_decoded(paths, image, dtype, monkeypatch):
+    tifffile.imwrite(paths["red"], image[..., 0].astype(dtype), compression="zlib")
+    monkeypatch.setattr("tifffile.TiffFile.asarray", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(FovError, match=f"holds {np.dtype(dtype)} pixels") as caught:
+        read_fov(ref(paths))
+    assert caught.value.reason == "wrong_depth"
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_16_bit_tiff_of_either_byte_order_is_read(tmp_path, image, byteorder):
+    deep = image.astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "f.tif", np.moveaxis(deep, 2, 0), photometric="minisblack", byteorder=byteorder)
+    np.testing.assert_array_equal(read_fov(ref({"all": tmp_path / "f.tif"})).pixels, deep)
+
+
+def test_tiff_of_thousands_of_pages_is_refused_after_a_few(paths, monkeypatch):
+    tifffile.imwrite(paths["red"], np.zeros((2000, 4, 6), np.uint8), photometric="minisblack", metadata=None)
+    monkeypatch.setattr("tifffile.TiffFile.series", property(lambda _: pytest.fail("looked at all pages")))
+    with pytest.raises(FovError, match="over 100 pages") as caught:
+        read_fov(ref(paths))
+    assert caught.value.reason == "wrong_channel_count"
 
 
 def test_tiff_of_three_channels(tmp_path, image):
@@ -180,6 +254,58 @@ def test_partly_known_channel_names_are_not_guessed_at(tmp_path, image):
     metadata = {"axes": "CYX", "Channel": {"Name": ["red", "green", "DAPI", "yellow"]}}
     tifffile.imwrite(path, np.moveaxis(image, 2, 0), photometric="minisblack", metadata=metadata)
     assert reason_of({"all": path}) == "wrong_channels"
+
+
+@pytest.mark.parametrize(
+    "text", ["<Channel " * 20_000, "<Channel " + ' Name="' * 20_001, "<Channel " + " " * 200_000, "<Channel" * 20_000]
+)
+def test_long_description_without_channel_names_takes_no_time(tmp_path, image, text):
+    path = tmp_path / "f.ome.tif"
+    tifffile.imwrite(
+        path, np.moveaxis(image, 2, 0), photometric="minisblack", description=f"{text}</OME>", metadata=None
+    )
+    begin = time.monotonic()
+    np.testing.assert_array_equal(read_fov(ref({"all": path})).pixels, image)
+    assert time.monotonic() - begin < 2
+
+
+def ome_text(inside, *, num_channels=4):
+    size = f'SizeX="60" SizeY="40" SizeC="{num_channels}" SizeZ="1" SizeT="1"'
+    return f'<OME><Image><Pixels DimensionOrder="XYCZT" {size}>{inside}</Pixels></Image></OME>'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('<!DOCTYPE OME [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><OME>&b;</OME>', "unreadable_image"),
+        (f"<OME>{' ' * (9 << 20)}</OME>", "unreadable_image"),
+        (ome_text('<TiffData IFD="0" PlaneCount="1000000000"/>'), "wrong_channel_count"),
+        (ome_text('<TiffData IFD="0" PlaneCount="&#57;00000000"/>'), "wrong_channel_count"),
+        (ome_text('<TiffData FirstC="900000000"/>', num_channels=10**9), "wrong_channel_count"),
+        ('<OME><ModuloAlongC Start="0" End="1e9"/></OME>', "wrong_channel_count"),
+        (ome_text("").replace('SizeX="60"', 'SizeX="60000000000"'), "too_large"),
+        (ome_text("").replace('SizeX="60"', 'SizeX="?"'), "unreadable_image"),
+    ],
+)
+def test_description_that_would_fill_the_memory_is_refused_before_tifffile_goes_by_it(
+    tmp_path, image, monkeypatch, text, reason
+):
+    path = tmp_path / "f.ome.tif"
+    tifffile.imwrite(path, np.moveaxis(image, 2, 0), photometric="minisblack", description=text, metadata=None)
+    monkeypatch.setattr("tifffile.TiffFile.series", property(lambda _: pytest.fail("tifffile went by it")))
+    assert reason_of({"all": path}) == reason
+
+
+def test_plane_in_another_file_is_not_taken_for_a_black_one(tmp_path, image):
+    path = tmp_path / "f.ome.tif"
+    text = ome_text(
+        '<TiffData FirstC="3" PlaneCount="1"><UUID FileName="other.tif">urn:uuid:1</UUID></TiffData>'
+        '<TiffData IFD="0" PlaneCount="3"/>'
+    )
+    tifffile.imwrite(path, np.moveaxis(image, 2, 0), photometric="minisblack", description=text, metadata=None)
+    with pytest.raises(FovError, match="in other files") as caught:
+        read_fov(ref({"all": path}))
+    assert caught.value.reason == "missing_channel"
 
 
 def test_altered_bytes_of_a_tiff_give_pixels_or_a_fov_error(tmp_path, image):

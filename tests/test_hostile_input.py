@@ -434,6 +434,42 @@ def test_picture_that_says_it_is_huge_is_refused_before_it_is_decoded(monkeypatc
         picture_file.decode(data, max_pixels=1 << 20)
 
 
+def jpeg_of_two_sizes(marker):
+    """200 px square; a parser that takes a length from the marker finds a frame of 64 px, which is in a comment."""
+    jpeg = cv2.imencode(".jpg", np.zeros((200, 200), np.uint8))[1].tobytes()
+    comment = bytes(26) + b"\xff\xc0\0\x0b\x08" + struct.pack(">HH", 64, 64) + bytes(8)
+    skipped = bytes((0xFF, marker)) + (32).to_bytes(2)
+    return jpeg[:2] + skipped + b"\xff\xfe" + struct.pack(">H", 2 + len(comment)) + comment + jpeg[2:]
+
+
+@pytest.mark.parametrize("marker", [0x00, 0x01, *range(0xD0, 0xDA)])
+def test_jpeg_cannot_hide_its_size_behind_a_marker_without_length(monkeypatch, marker):
+    data = jpeg_of_two_sizes(marker)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match=f"the marker 0x{marker:02X} at byte 2, before its frame"):
+        picture_file.decode(data, max_pixels=100 * 100)
+    with pytest.raises(FovError, match=f"the marker 0x{marker:02X}") as caught:
+        fov_reader.decode_file(FovRef("fov", (), ()), "fov_red.jpg", data, max_pixels=100 * 100)
+    assert caught.value.reason == "unreadable_image"
+
+
+def test_picture_of_another_size_than_its_header_says_is_refused(monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((5, 4), np.uint8))
+    with pytest.raises(ValueError, match="its header says 4 x 4 px, it holds 4 x 5"):
+        picture_file.decode(small_png(), max_pixels=16)
+
+
+@pytest.mark.parametrize(("kind", "place"), [("IHDR", 8), ("tRNS", 33), ("IDAT", 47)])
+def test_png_whose_checksum_is_wrong_is_refused(monkeypatch, kind, place):
+    png = small_png()
+    png = bytearray(png[:33] + chunk(b"tRNS", b"\0\0") + png[33:])
+    assert picture_file.decode(bytes(png), max_pixels=16).shape[:2] == (4, 4)
+    png[place + 9] ^= 1
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match=rf"chunk b'{kind}' at byte {place} is damaged: its checksum is wrong"):
+        picture_file.decode(bytes(png), max_pixels=1 << 20)
+
+
 @pytest.mark.parametrize(
     "read",
     [

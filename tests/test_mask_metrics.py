@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,6 +77,23 @@ def test_counts_by_hand():
     assert matches.num_matched(iou_threshold=0.6) == 1
     assert matches.f1(iou_threshold=0.6) == pytest.approx(2 / 6)
     assert matches.f1(iou_threshold=0.76) == 0.0
+
+
+def test_maps_of_noise_take_memory_by_their_pixels():
+    rng = np.random.default_rng(0)
+    reference, predicted = rng.integers(1, 1 << 16, (2, 300, 300), dtype=np.uint16)
+    tracemalloc.start()
+    matches = mask_metrics.match_masks(reference, predicted)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 300 * reference.size
+    assert matches.pair_intersections_px.sum() == reference.size
+    assert matches.reference_areas_px.sum() == matches.predicted_areas_px.sum() == reference.size
+
+
+def test_maps_without_pixels_have_no_pairs():
+    empty = np.zeros((0, 5), np.int32)
+    assert len(mask_metrics.match_masks(empty, empty).pair_ious) == 0
 
 
 def test_two_empty_maps_agree_and_one_empty_map_does_not():

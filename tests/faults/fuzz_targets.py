@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import tifffile
 
-from beam_jobs import command, crop_codec, dataset_check, examples, exclusions, fov_source, label_table
+from beam_jobs import command, crop_codec, dataset_check, examples, exclusions, fov_reader, fov_source, label_table
 from beam_jobs.cell_store import CellStore
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import PlanConfig
@@ -36,6 +37,7 @@ from trainer.submission import Detection, FovSize, SubmissionRow
 
 _FOLDER = "memory://fuzz"
 _SIZE = FovSize(6, 8)
+_MAX_TIFF_PIXELS = 1 << 16
 _SQUARE = np.pad(np.ones((3, 3), bool), ((1, 2), (2, 3)))
 
 
@@ -258,6 +260,35 @@ def _picture_seeds() -> list[bytes]:
         data.tobytes()
         for _, data in (*files, cv2.imencode(".png", colour), cv2.imencode(".png", picture.astype(np.uint16) * 256))
     ]
+
+
+def _tiff(data: bytes) -> None:
+    pixels = fov_reader.decode_file(fov_source.FovRef("fov", (), ()), "fov.tif", data, max_pixels=_MAX_TIFF_PIXELS)
+    assert pixels.dtype in (np.uint8, np.uint16)
+    assert pixels.size <= len(schema.CHANNELS) * _MAX_TIFF_PIXELS
+
+
+def _tiff_seeds() -> list[bytes]:
+    grey = np.arange(48, dtype=np.uint8).reshape(_SIZE)
+    stack = np.stack([grey] * len(schema.CHANNELS))
+    # By hand: tifffile's own has a random id.
+    ome = (
+        '<OME><Image><Pixels DimensionOrder="XYCZT" SizeX="8" SizeY="6" SizeC="4" SizeZ="1" SizeT="1">'
+        + "".join(f'<Channel ID="{name}" Name="{name}"/>' for name in reversed(schema.CHANNELS))
+        + '<TiffData IFD="0" PlaneCount="4"/></Pixels></Image></OME>'
+    )
+    seeds = []
+    for pixels, options in (
+        (grey, {}),
+        (grey, {"compression": "lzw"}),
+        (grey.astype(np.uint16) * 256, {"compression": "zlib", "predictor": True, "byteorder": ">"}),
+        (stack, {"photometric": "minisblack", "bigtiff": True}),
+        (stack, {"photometric": "minisblack", "description": ome, "metadata": None}),
+    ):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, pixels, **options)
+        seeds.append(buffer.getvalue())
+    return seeds
 
 
 def _pth(data: bytes) -> None:
@@ -509,6 +540,7 @@ TARGETS: dict[str, Target] = {
     "inflated_counts": Target(_inflated_counts, (ValueError,), lambda: [masks.encode_mask(_SQUARE)]),
     "crop": Target(_crop, (ValueError,), lambda: [_stored_cell_message().image_zstd]),
     "picture": Target(_picture, (ValueError,), _picture_seeds),
+    "tiff": Target(_tiff, (FovError,), _tiff_seeds),
     "pth": Target(_pth, (ConfigError,), _pth_seeds),
     "pth_program": Target(_pth_program, (ConfigError,), _pickle_seeds),
     "safetensors": Target(_safetensors, (ConfigError,), _safetensors_seeds),
