@@ -16,7 +16,7 @@ help:
 	@echo "make reliability  RELIABILITY.md from nothing, hours: TABLE=csv of FOVs with ID, Label, num_cells"
 	@echo "make test    the tests that take seconds each; make test-slow: minutes; make test-learning: tens of minutes"
 	@echo "make lint    ruff check and format"
-	@echo "make bench   a short round of speed and memory on this machine"
+	@echo "make bench   a short round of how fast this machine is"
 	@echo "make skew    remedies for rare classes, compared on one skewed simulated set: an hour"
 	@echo "make bench-segment  how good and how fast the segmenters are"
 	@echo "make proto   the generated protocol buffer modules"

@@ -5,7 +5,8 @@ r"""Measures the data half on this machine: stages of a FOV against decoding, th
     python -m beam_jobs.benchmark --images=images --suites=stages,shard --baseline=benchmarks/data.json
 
 Without --images it simulates FOVs. Variants are timed in turn; a figure is the median of --repeats rounds, with the
-middle half of them behind it. A full round with two cores takes about a quarter of an hour. Wall times need a quiet machine; CPU times bear some noise.
+middle half of them behind it. Wall times need a quiet machine; CPU times bear some noise. A full round on two cores takes
+about twenty minutes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class BenchmarkConfig:
       suites: of SUITES.
       repeats: rounds.
       round_seconds: least time of one timing.
-      num_fovs: FOVs of the jobs of the suite `workers`.
+      num_fovs: FOVs of the larger jobs of the suite `workers`.
       memory_fovs: FOVs of the larger job of the suite `memory`.
       fov_table: CSV with ID, Label, num_cells for the suite `plan`; None: made up, of the competition's size.
       nuclei_weights: of hpacellseg, for the suite `segment`; None: made up.
@@ -55,7 +56,7 @@ class BenchmarkConfig:
     suites: tuple[str, ...] = SUITES
     repeats: int = 3
     round_seconds: float = 1.0
-    num_fovs: int = 100
+    num_fovs: int = 60
     memory_fovs: int = 200
     fov_table: str | None = None
     nuclei_weights: str | None = None
@@ -112,7 +113,7 @@ def define_flags() -> None:
     flags.DEFINE_list("suites", list(SUITES), "Suites to run, comma-separated.")
     flags.DEFINE_integer("repeats", default.repeats, "Rounds of each measurement.", 1)
     flags.DEFINE_float("round_seconds", default.round_seconds, "Least time of one timing.", 0.0)
-    flags.DEFINE_integer("num_fovs", default.num_fovs, "FOVs of the jobs of the suite workers.", 2)
+    flags.DEFINE_integer("num_fovs", default.num_fovs, "FOVs of the larger jobs of the suite workers.", 2)
     flags.DEFINE_integer("memory_fovs", default.memory_fovs, "FOVs of the larger job of the suite memory.", 2)
     flags.DEFINE_string("fov_table", None, "CSV with ID, Label, num_cells for the suite plan; default: made up.")
     flags.DEFINE_string("nuclei_weights", None, "Weights of hpacellseg, for the suite segment; default: made up.")

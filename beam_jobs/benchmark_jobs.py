@@ -36,17 +36,20 @@ class JobSuite(FovSuite):
         super().__init__(images, pixel_size_um=pixel_size_um)
         self._num_fovs = num_fovs
         self._peaks: dict[str, list[float]] = {}
+        self._seconds: dict[str, list[float]] = {}
 
     def _job(self, name: str, images: str, *, num_fovs: int, num_workers: int, pixel_size_um: float) -> Work:
-        """Makes a whole job a piece of work; what it needs of memory goes into `_peaks`."""
+        """Makes a whole job a piece of work; what it needs of memory and time goes into `_peaks` and `_seconds`."""
         out_dir = storage.join(self._folder, "out")
         table = repeat_fovs(images, storage.join(self._folder, f"{num_fovs}.csv"), num_fovs)
         flags = [f"--images={table}", f"--out_dir={out_dir}", f"--pixel_size_um={pixel_size_um}"]
         flags += [f"--num_workers={num_workers}", f"--cells_per_shard={_CELLS_PER_SHARD}"]
-        peaks = self._peaks.setdefault(name, [])
+        peaks, seconds = self._peaks.setdefault(name, []), self._seconds.setdefault(name, [])
 
         def work() -> float:
+            start = time.perf_counter()
             peaks.append(run_module("beam_jobs.convert", *flags))
+            seconds.append(time.perf_counter() - start)
             storage.remove_folder(out_dir)
             return num_fovs
 
@@ -61,7 +64,10 @@ class JobSuite(FovSuite):
 
 
 class WorkersSuite(JobSuite):
-    """The whole job by number of workers."""
+    """The whole job by number of workers, over a few FOVs and over many.
+
+    What a FOV more costs is the difference: starting processes, tables and report cost the same however many FOVs there are.
+    """
 
     name = "workers"
     title = "the whole job, FOVs to data set, by workers"
@@ -69,29 +75,53 @@ class WorkersSuite(JobSuite):
     def prepare(self, folder: str) -> None:
         """Takes the folder."""
         self._folder = folder
+        self._sizes = (max(1, self._num_fovs // 6), self._num_fovs)
+        self._workers = {
+            f"{number} worker{'s' if number > 1 else ''}": number for number in sorted({1, 2, benchmarking.num_cores()})
+        }
+        few, many = self._sizes
         self.notes.append(
-            f"jobs of {self._num_fovs} FOVs; starting the processes, tables and report are in the times, once a job"
+            f"a FOV more: jobs of {many} FOVs less jobs of {few}, without starting the processes, tables and report"
         )
 
     def variants(self) -> dict[str, Work]:
-        """Returns the job with one worker, with two, and with one a core."""
+        """Returns jobs of both sizes with one worker, with two, and with one a core."""
         return {
-            name: self._job(
-                name, self._images, num_fovs=self._num_fovs, num_workers=number, pixel_size_um=self._pixel_size_um
+            job_name: self._job(
+                job_name, self._images, num_fovs=count, num_workers=number, pixel_size_um=self._pixel_size_um
             )
-            for number in sorted({1, 2, benchmarking.num_cores()})
-            for name in [f"{number} worker{'s' if number > 1 else ''}"]
+            for workers, number in self._workers.items()
+            for count in self._sizes
+            for job_name in [_job_name(workers, count)]
         }
 
     def ratios(self) -> Sequence[Ratio]:
-        """Returns what the second worker brings."""
-        return (Ratio("2 workers against 1", "2 workers", "1 worker", at_least=1.8),)
+        """Returns what the second worker brings to a job of the larger size, all that is done once in it."""
+        many = self._sizes[1]
+        names = (_job_name(workers, many) for workers in ("2 workers", "1 worker"))
+        return (Ratio(f"2 workers against 1, jobs of {many} FOVs", *names),)
 
     def own_figures(self) -> Sequence[Figure]:
-        """Returns, beside the memory, what a second process brings on this machine at best: cores may share much."""
+        """Returns what a FOV more costs, and what a second process brings on this machine at best: cores may share much."""
+        figures = []
+        for workers in self._workers:
+            few, many = (self._seconds[_job_name(workers, count)] for count in self._sizes)
+            added = self._sizes[1] - self._sizes[0]
+            seconds = tuple((b - a) / added for a, b in zip(few, many, strict=True))
+            figures.append(Figure(self.name, f"a FOV more, {workers}", "s/FOV", seconds, less_is_better=True))
+        one, two = (figure.values for figure in figures[:2])
+        ratios = tuple(a / b for a, b in zip(one, two, strict=True))
         limits = tuple(2 * _hash_seconds(1) / _hash_seconds(2) for _ in range(_HASH_ROUNDS))
-        name = "limit: 2 processes that hash in the processor's cache against 1"
-        return [Figure(self.name, name, "x", limits), *super().own_figures()]
+        return [
+            *figures,
+            Figure(self.name, "2 workers against 1, a FOV more", "x", ratios, at_least=1.8),
+            Figure(self.name, "limit: 2 processes that hash in the processor's cache against 1", "x", limits),
+            *super().own_figures(),
+        ]
+
+
+def _job_name(workers: str, num_fovs: int) -> str:
+    return f"{workers}, {num_fovs} FOVs"
 
 
 def _hash_seconds(num_processes: int) -> float:

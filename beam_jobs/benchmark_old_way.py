@@ -71,8 +71,8 @@ class OldWaySuite(FovSuite):
         self._folder = folder
         self._read_and_segment()
         self.notes.append(
-            "the new way stores four channels and their measurements, flushed to the disk; the old one writes green alone, "
-            "and loops over the pixels of a cell (its description leaves open whether over those of the FOV, which takes longer)"
+            "the new way stores four channels and their measurements, flushed to the disk; the old one writes green alone, and "
+            "loops over the pixels of a cell (its description leaves open whether over all of the FOV, which takes longer)"
         )
         self._store = CellStore.create(storage.join(folder, "cells"), {})
         plane = schema.CHANNELS.index("green")

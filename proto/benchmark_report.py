@@ -150,7 +150,7 @@ def read_result(path: str) -> Result:
         format_result(result)
         compare(result, result)
         return result
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a benchmark's result ({error!r}); give the JSON that --out wrote") from error
 
 
@@ -172,6 +172,11 @@ def format_result(result: Result) -> str:
     if result.notes:
         lines += ["", *(f"- {note}" for note in result.notes)]
     return "\n".join(lines) + "\n"
+
+
+def describe_machine() -> str:
+    """Names this machine's processor, accelerators and number of cores, and the commit."""
+    return f"{format_devices(_machine())}; commit {_commit()}"
 
 
 def format_devices(machine: Mapping[str, Any]) -> str:

@@ -104,8 +104,13 @@ def test_networks_are_measured_with_weights(images, monkeypatch):
 @pytest.mark.slow
 def test_workers_and_memory(images):
     figures, _ = measure(images, "workers", "memory", num_fovs=2, memory_fovs=2)
-    assert figures["workers", "2 workers against 1"].at_least == 1.8
-    assert figures["workers", "peak memory of a process, 2 workers"].median > 50
+    ratio = figures["workers", "2 workers against 1, a FOV more"]
+    assert ratio.at_least == 1.8
+    more = [figures["workers", f"a FOV more, {workers}"].median for workers in ("1 worker", "2 workers")]
+    assert ratio.median == pytest.approx(more[0] / more[1])
+    whole = [figures["workers", f"1 worker, {count} FOVs"].median * count for count in (1, 2)]
+    assert more[0] == pytest.approx(whole[1] - whole[0], abs=0.1)
+    assert figures["workers", "peak memory of a process, 2 workers, 2 FOVs"].median > 50
     ratio = figures["memory", "peak memory of a process, 2 FOVs against 1 FOVs"]
     assert ratio.at_most == 1.1
     # Two peaks of whole processes of the same program.

@@ -142,6 +142,18 @@ def test_what_cannot_be_measured_is_a_note_and_the_rest_goes_on(clock):
     assert not whole.folder.exists()
 
 
+def test_a_flag_that_cannot_be_costs_no_suite_that_has_run(clock):
+    class Unfit(FakeSuite):
+        def prepare(self, folder):
+            raise ConfigError("no such model")
+
+    figures, notes = benchmarking.run_suites([FakeSuite(clock), Unfit(clock)], repeats=1, round_sec=0.1)
+    assert len(figures) == 4
+    assert notes == ("fake: not measured: no such model",)
+    with pytest.raises(ConfigError, match="no such model"):
+        benchmarking.run_suites([Unfit(clock)], repeats=1, round_sec=0.1)
+
+
 def _burn():
     while time.process_time() < 0.3:
         pass
@@ -262,13 +274,40 @@ def test_a_loader_is_open_only_while_it_is_timed(clock, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1]", '{"figures": [], "notes": []}', '{"figures": [{}], "notes": [], "about": {}}']
+    "text",
+    [
+        "",
+        "[1]",
+        '{"figures": [], "notes": []}',
+        '{"figures": [{}], "notes": [], "about": {}}',
+        '{"figures": [], "notes": [], "about": {}}',
+    ],
 )
 def test_a_file_that_is_no_result_is_an_error(tmp_path, text):
     path = tmp_path / "result.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match="not a benchmark's result"):
         benchmark_report.read_result(str(path))
+
+
+@pytest.mark.parametrize("values", [[], ["fast"]])
+def test_a_result_without_numbers_is_an_error(tmp_path, values):
+    path = tmp_path / "result.json"
+    benchmark_report.write_result(str(path), result(Figure("s", "f", "x", (1.0,))))
+    data = json.loads(path.read_text())
+    data["figures"][0]["values"] = values
+    path.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match="not a benchmark's result"):
+        benchmark_report.read_result(str(path))
+
+
+def test_a_comparison_says_what_else_differs():
+    old, new = (result(Figure("s", "f", "x", (1.0,)), Figure("s", name, "x", (1.0,))) for name in ("old", "new"))
+    old.about["flags"]["repeats"] = 9
+    text = benchmark_report.compare(new, old)
+    assert "other flags there: repeats=9" in text
+    assert "other versions" not in text
+    assert text.endswith("in one of the two only: s: new, s: old")
 
 
 def test_paths_are_checked_before_the_long_measuring(tmp_path):
@@ -279,3 +318,6 @@ def test_paths_are_checked_before_the_long_measuring(tmp_path):
         benchmark_report.publish(measure, out=str(tmp_path / "result.txt"), baseline=None)
     with pytest.raises(OSError, match=r"none\.json"):
         benchmark_report.publish(measure, out=None, baseline=str(tmp_path / "none.json"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        benchmark_report.publish(measure, out=str(tmp_path / "file" / "result.json"), baseline=None)

@@ -15,6 +15,7 @@ All flags: python -m trainer.benchmark --help
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ from trainer import command
 if TYPE_CHECKING:
     from trainer.benchmark_data import Pictures
 
+# Of a batch of the suite `settings`.
+_MIN_EXAMPLES = 128
 SUITES = ("records", "decode", "pipeline", "settings", "peers", "object_store", "augment", "step")
 
 
@@ -74,21 +77,37 @@ class BenchmarkConfig:
         unknown = [suite for suite in self.suites if suite not in SUITES]
         if unknown or not self.suites:
             raise ConfigError(f"--suites={','.join(self.suites)}: choose of {', '.join(SUITES)}")
-        for name in ("repeats", "round_seconds", "num_pictures", "device_images_per_second"):
-            if getattr(self, name) <= 0:
+        above_zero = ("repeats", "round_seconds", "num_pictures", "step_size_px", "step_batch_size")
+        for name in (*above_zero, "device_images_per_second"):
+            # NaN is not below either.
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"--{name}={getattr(self, name)}: give more than 0")
+        if self.num_examples < _MIN_EXAMPLES:
+            raise ConfigError(f"--num_examples={self.num_examples}: give at least {_MIN_EXAMPLES}, the largest batch")
+        if self.would_it_wait and (self.out or self.baseline):
+            raise ConfigError("--would_it_wait prints its answer: leave --out and --baseline out")
 
 
 # Of this command alone: the flags of two commands may have the same names, and absl's own registry is one for all.
 _FLAGS = flags.FlagValues()
 _DEFAULT = BenchmarkConfig()
-_QUICK = {"repeats": 3, "round_seconds": 0.5, "num_pictures": 24, "num_examples": 240, "step_batch_size": 4}
 _QUICK_SUITES = ("records", "decode", "pipeline", "augment", "step")
+_QUICK = {
+    "suites": _QUICK_SUITES,
+    "repeats": 3,
+    "round_seconds": 0.5,
+    "num_pictures": 24,
+    "num_examples": 240,
+    "step_batch_size": 4,
+}
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
 flags.DEFINE_string("data_dir", None, "Data set of 528 px four-channel cells; default: simulated.", flag_values=_FLAGS)
 flags.DEFINE_list("suites", list(SUITES), "Suites to run, comma-separated.", flag_values=_FLAGS)
 flags.DEFINE_integer(
-    "repeats", _DEFAULT.repeats, "How often everything is timed; the median counts.", flag_values=_FLAGS
+    "repeats",
+    _DEFAULT.repeats,
+    "How often everything is timed; the median counts. peers and step, whose variants are close: 7 and 15 times at least.",
+    flag_values=_FLAGS,
 )
 flags.DEFINE_float(
     "round_seconds", _DEFAULT.round_seconds, "Seconds that one timing takes at least.", flag_values=_FLAGS
@@ -103,7 +122,7 @@ flags.DEFINE_integer("step_batch_size", _DEFAULT.step_batch_size, "Pictures of i
 flags.DEFINE_boolean(
     "quick",
     False,
-    "A short round: few pictures, no settings and no peers unless --suites names them.",
+    f"A short round of {', '.join(_QUICK_SUITES)} on few pictures; other flags count before it.",
     flag_values=_FLAGS,
 )
 flags.DEFINE_string(
@@ -193,8 +212,8 @@ def make_config(argv: Sequence[str]) -> BenchmarkConfig | None:
     )
     if config is None or not _FLAGS.quick:
         return config
-    suites = config.suites if _FLAGS["suites"].present else _QUICK_SUITES
-    return dataclasses.replace(config, suites=suites, **_QUICK)
+    quick = {name: value for name, value in _QUICK.items() if not _FLAGS[name].present}
+    return dataclasses.replace(config, **quick)
 
 
 def _work(config: BenchmarkConfig) -> str:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from hpa_proto import cells_pb2, example_pb2, records, schema, storage
+from hpa_proto.errors import ConfigError
 from trainer import dataset, shards
 from trainer.source import Source, open_source
 
@@ -40,7 +41,7 @@ class Pictures:
           num_examples: of the data set, where it has to be written: the N pictures again and again.
 
         Raises:
-          ConfigError: TensorFlow cannot read there.
+          ConfigError: TensorFlow cannot read there; no four channels.
           DatasetError: the data set is not what its manifest says.
         """
         if data_dir is None:
@@ -49,6 +50,11 @@ class Pictures:
             self.description = "simulated cells"
             return
         given = open_source(data_dir, (SPLIT,), check="size")
+        if tuple(given.manifest.channels) != schema.CHANNELS:
+            raise ConfigError(
+                f"--data_dir={data_dir}: its pictures have the channels {', '.join(given.manifest.channels)}; give a data set "
+                f"of {', '.join(schema.CHANNELS)}"
+            )
         self.planes = np.stack([planes for planes, _ in zip(_read_planes(given), range(num_pictures), strict=False)])
         self.source = given
         self.description = f"cells of a data set ({given.manifest.image_format}, {given.num_examples(SPLIT)} examples)"

@@ -53,6 +53,10 @@ class PipelineSuite(InputSuite):
             storage.join(folder, "green"), green_planes, num_examples=source.num_examples(SPLIT)
         )
         write_png_folder(storage.join(folder, "png"), green_planes[:, 0])
+        self.notes.append(
+            "the old folder pipeline reads grey PNGs as RGB, which its three-channel networks took: Keras' default; grey: its "
+            "best"
+        )
         self._bare = BareDecoder(source, num_threads=cores)
         self._bare_green = BareDecoder(green, num_threads=cores)
         self._works = {
@@ -60,7 +64,7 @@ class PipelineSuite(InputSuite):
             f"four channels, bare decoder in {cores} threads": self._bare,
             "one channel": pipeline_work(green),
             f"one channel, bare decoder in {cores} threads": self._bare_green,
-            "old folder pipeline": folder_pipeline_work(storage.join(folder, "png"), color_mode="rgb"),
+            "old folder pipeline, RGB": folder_pipeline_work(storage.join(folder, "png"), color_mode="rgb"),
             "old folder pipeline, grey": folder_pipeline_work(storage.join(folder, "png"), color_mode="grayscale"),
         }
 

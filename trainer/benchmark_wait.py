@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping
 
-from hpa_proto import benchmarking, storage
+from hpa_proto import benchmark_report, benchmarking, storage
 from hpa_proto.benchmarking import Work
 from trainer import benchmark_data
 from trainer.benchmark_data import Pictures
@@ -65,19 +65,22 @@ def measure_wait(pictures: Pictures, *, images_per_second: float, repeats: int, 
     with tempfile.TemporaryDirectory() as folder:
         figures = benchmarking.run_suite(WaitSuite(pictures), folder=folder, repeats=repeats, round_sec=round_sec)
     msec = {figure.name: statistics.median(figure.cpu) for figure in figures}
-    return format_wait(msec, images_per_second=images_per_second, num_cores=benchmarking.num_cores())
+    size_px = pictures.planes.shape[-1]
+    answer = format_wait(msec, images_per_second=images_per_second, num_cores=benchmarking.num_cores(), size_px=size_px)
+    return f"{answer}\n\nMeasured on {pictures.description}, {benchmark_report.describe_machine()}."
 
 
-def format_wait(msec: Mapping[str, float], *, images_per_second: float, num_cores: int) -> str:
+def format_wait(msec: Mapping[str, float], *, images_per_second: float, num_cores: int, size_px: int) -> str:
     """Writes the answer as Markdown.
 
     Args:
       msec: format -> CPU milliseconds a picture of the whole pipeline.
       images_per_second: speed of the device.
       num_cores: of this machine.
+      size_px: side of the pictures.
     """
     lines = [
-        f"Input for a device that takes {images_per_second:g} four-channel pictures of {benchmark_data.SIZE_PX} px a "
+        f"Input for a device that takes {images_per_second:g} four-channel pictures of {size_px} px a "
         f"second, on this machine of {num_cores} cores:",
         "",
         "| format | CPU time a picture | cores it needs | would it wait here? |",
@@ -87,7 +90,8 @@ def format_wait(msec: Mapping[str, float], *, images_per_second: float, num_core
         cores = images_per_second * each / 1000
         lines.append(f"| {name} | {each:.2f} ms | {cores:.2f} | {'**yes**' if cores > num_cores else 'no'} |")
     caption = (
-        f"Published speeds of EfficientNetB6 at 528 px in mixed precision ({_SOURCE}), and the cores each needs here:"
+        f"Published speeds of EfficientNetB6 at {benchmark_data.SIZE_PX} px in mixed precision ({_SOURCE}), and the cores "
+        f"that pictures of {size_px} px need here at these:"
     )
     lines += ["", caption, ""]
     lines += ["| device | what | images/s | " + " | ".join(msec) + " | source |", "| --- " * (4 + len(msec)) + "|"]

@@ -229,7 +229,7 @@ def record(figures: dict[str, dict[str, object]], table: pd.DataFrame) -> None:
                 f"below {found['cells'][1]:,} cells {before} ms: {found['ratio']} x. Memory at "
                 f"{', '.join(f'{share:.0%}' for share in _SHARES)} of the time: {mib} MiB; highest {memory['highest']:,}",
                 promise=f"A cell of the whole competition costs at most {_MAX_RATIO} x what one of a small set does, in memory "
-                "that stays.",
+                "that stays while cells are made; the tables of all cells take more at the end.",
                 command="python tests/faults/full_size.py --table=train_cells.csv --out_dir=full "
                 "--memory_png=docs/full_size_memory.png",
             )
