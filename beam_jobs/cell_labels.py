@@ -18,10 +18,11 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from google.protobuf import json_format
 
-from hpa_proto import json_text, schema, storage
+from hpa_proto import cells_pb2, json_text, schema, storage
 from hpa_proto import labels as hpa_labels
-from hpa_proto.errors import ConfigError
+from hpa_proto.errors import ConfigError, reason_of
 from hpa_proto.redaction import redact
 
 # What `replace_labels` adds to a cell table.
@@ -63,7 +64,7 @@ def read_cell_labels(path: str) -> CellLabels:
 
     Raises:
       ConfigError: not readable, without its two columns, a cell that stands twice, or labels that are none. The text names
-        the file, the line (of CSV) or row (of Parquet, from 0), and the value.
+        the file, the line (of CSV) or row (of Parquet, from 0), and the value. Or metadata that cannot stand in a manifest.
     """
     try:
         data = storage.read_bytes(path)
@@ -76,7 +77,9 @@ def read_cell_labels(path: str) -> CellLabels:
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise ConfigError(f"{path}: not a readable CSV or Parquet file of cell labels: {error}") from error
     series = pd.Series(list(texts.values()), index=pd.Index(list(texts), dtype="str"), dtype="str")
-    return CellLabels(path, hashlib.sha256(data).hexdigest(), series, about)
+    own = CellLabels(path, hashlib.sha256(data).hexdigest(), series, about)
+    _check_manifest_takes(own)
+    return own
 
 
 def replace_labels(cells: pd.DataFrame, own: CellLabels) -> pd.DataFrame:
@@ -107,6 +110,19 @@ def replace_labels(cells: pd.DataFrame, own: CellLabels) -> pd.DataFrame:
             RELABELLED_COLUMN: is_named,
         }
     )
+
+
+def _check_manifest_takes(own: CellLabels) -> None:
+    """Writes and reads a manifest, which the job does only when all shards are written."""
+    manifest = cells_pb2.DatasetManifest()
+    try:
+        json_format.ParseDict(own.describe(), manifest.cell_labels)
+        json_format.Parse(schema.format_manifest(manifest), cells_pb2.DatasetManifest())
+    # Numbers that no float holds, text that is no Unicode, lists within lists without end.
+    except (json_format.Error, ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError(
+            f"{own.path}: {schema.CELL_LABELS_KEY.decode()} in its metadata cannot stand in a manifest: {reason_of(error)}"
+        ) from error
 
 
 def _collect(rows: Iterable[tuple[int, object, object]], path: str, *, unit: str) -> dict[str, str]:

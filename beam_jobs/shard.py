@@ -36,7 +36,7 @@ from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import DEFAULT_SPLITS, PlanConfig
 from hpa_proto import schema
 from hpa_proto.errors import ConfigError
-from hpa_proto.redaction import redact
+from hpa_proto.redaction import redact_arguments
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces a data set that was made with other flags.")
@@ -137,7 +137,7 @@ def config_from_flags(
         overwrite=_OVERWRITE.value,
         num_workers=command.NUM_WORKERS.value,
         beam_args=tuple(beam_args),
-        command_line=tuple(redact(argument) for argument in sys.argv[1:]),
+        command_line=tuple(redact_arguments(sys.argv[1:])),
     )
 
 

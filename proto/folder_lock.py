@@ -1,7 +1,8 @@
 """One job at a time in a folder: a lock file that says who works there, on local disks and on fsspec URLs.
 
 The holder writes the file again every half minute. A lock whose process is gone from this machine is taken over at once; of
-another machine nothing is known but these signs of life: after ten minutes without one the lock counts as left behind.
+another machine, and of this one before it was started anew, nothing is known but these signs of life: after ten minutes
+without one the lock counts as left behind.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ _STALE_SECONDS = 600.0
 # Two jobs may take a dead one's lock over in the same moment, and an object store may not know "create if absent": the
 # one whose file is still there after this time has it.
 _SETTLE_SECONDS = 0.5
+# A file system without hard links shows a lock before its content.
+_WRITE_SECONDS = 3.0
+_POLL_SECONDS = 0.1
 _MAX_COMMAND = 200
 
 
@@ -36,8 +40,9 @@ class Holder:
 
     Attributes:
       pid: process.
-      host: machine.
-      pid_namespace: where the number counts: two containers may share a host's name; "" where the system does not say.
+      host: name of the machine, which two machines may share.
+      boot_id: random, of the machine's last start; "" where the system does not say.
+      pid_namespace: where the number counts, as a container's; "" likewise. On every machine the first one is called the same.
       process_start: what tells the process from a later one of the same number; "" likewise.
       since: ISO 8601 time.
       command: command line, cut short.
@@ -47,6 +52,7 @@ class Holder:
 
     pid: int
     host: str
+    boot_id: str
     pid_namespace: str
     process_start: str
     since: str
@@ -57,7 +63,8 @@ class Holder:
     @property
     def is_here(self) -> bool:
         """Whether this machine would know its process."""
-        return (self.host, self.pid_namespace) == (socket.gethostname(), _pid_namespace())
+        here = (socket.gethostname(), _boot_id(), _pid_namespace())
+        return (self.host, self.boot_id, self.pid_namespace) == here
 
     @property
     def is_dead(self) -> bool:
@@ -108,25 +115,52 @@ def _acquire(path: str) -> Holder:
     own = Holder(
         pid=os.getpid(),
         host=socket.gethostname(),
+        boot_id=_boot_id(),
         pid_namespace=_pid_namespace(),
         process_start=_process_start(os.getpid()),
         since=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        command=redaction.redact(shlex.join(sys.orig_argv))[:_MAX_COMMAND],
+        command=shlex.join(redaction.redact_arguments(sys.orig_argv))[:_MAX_COMMAND],
         token=uuid.uuid4().hex,
         beat=time.time(),
     )
     is_sure = not storage.is_url(path)
     while not storage.create_new(path, _encode(own)):
-        found = _read(path)
+        found = _read_written(path)
         if found is not None and not found.is_dead:
             raise ConfigError(_refusal(path, found))
-        storage.remove(path)
+        _take_away(path, found)
         is_sure = False
     if not is_sure:
         time.sleep(_SETTLE_SECONDS)
         if not _is_held_by(path, own):
             raise ConfigError(f"{os.path.dirname(path)}: another job began there in the same moment; {path} names it")
     return own
+
+
+def _read_written(path: str) -> Holder | None:
+    """Reads a lock as `_read`, but gives one that says nothing yet the time to be written."""
+    deadline = time.monotonic() + _WRITE_SECONDS
+    while (found := _read(path)) is None and storage.exists(path) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return found
+
+
+def _take_away(path: str, found: Holder | None) -> None:
+    """Removes a lock that was left behind, and not the one of a job that has taken it over meanwhile."""
+    if storage.is_url(path):
+        # Nothing can be renamed there: `_SETTLE_SECONDS` has to do.
+        storage.remove(path)
+        return
+    # A temporary name of `storage`: what a job that is killed here leaves, the next one takes away.
+    aside = os.path.join(os.path.dirname(path), f".tmp-{uuid.uuid4().hex}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    taken = _read(aside)
+    if taken is not None and (found is None or taken.token != found.token):
+        storage.create_new(path, _encode(taken))
+    storage.remove(aside)
 
 
 def _refusal(path: str, found: Holder) -> str:
@@ -160,7 +194,7 @@ def _is_held_by(path: str, own: Holder) -> bool:
 
 
 def _read(path: str) -> Holder | None:
-    """Reads a lock; None where there is none, or none that can be read: files appear whole, so that is no job's."""
+    """Reads a lock; None where there is none, or none that can be read."""
     try:
         return Holder(**json.loads(storage.read_text(path)))
     except (FileNotFoundError, ValueError, TypeError):
@@ -182,17 +216,24 @@ def _is_alive(pid: int) -> bool:
 
 
 def _process_start(pid: int) -> str:
-    """Returns the machine's start and the process's, in its clock ticks (proc(5)); "" where nothing says it."""
+    """Returns the start of a process in clock ticks since the machine's (proc(5)); "" where nothing says it."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot_id = file.read().strip()
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             # The second field, the program's name, may hold blanks and brackets.
             state, *fields = file.read().rpartition(")")[2].split()
     except OSError:
         return ""
     # A killed process keeps its number until its parent has asked for its status, which some never do.
-    return "" if state in "ZX" else f"{boot_id}/{fields[18]}"
+    return "" if state in "ZX" else fields[18]
+
+
+def _boot_id() -> str:
+    # Unlike /etc/machine-id, which copies of one disk image share.
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _pid_namespace() -> str:

@@ -17,6 +17,12 @@ settings.load_profile("project")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _OUTCOMES = pytest.StashKey[collections.Counter]()
+_IS_PARTIAL = pytest.StashKey[bool]()
+
+
+def pytest_deselected(items):
+    for item in items:
+        item.getparent(pytest.Module).stash[_IS_PARTIAL] = True
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,7 +38,9 @@ def row_of_the_module(request):
     """Records the `TRIAL` of a module that has one, where all its tests were run and passed."""
     yield
     outcomes = request.node.stash.get(_OUTCOMES, {})
-    if hasattr(request.module, "TRIAL") and set(outcomes) == {"passed"}:
+    # Tests that are left out by naming others (path::test) are not told to `pytest_deselected`.
+    is_whole = _IS_PARTIAL not in request.node.stash and not any("::" in name for name in request.config.args)
+    if hasattr(request.module, "TRIAL") and is_whole and set(outcomes) == {"passed"}:
         path = request.path.relative_to(request.config.rootpath)
         times, command = f"{outcomes['passed']} tests", f"python -m pytest {path}"
         reliability.record(dataclasses.replace(request.module.TRIAL, times=times, command=command))

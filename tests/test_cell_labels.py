@@ -117,6 +117,28 @@ def test_missing_file_and_metadata_that_are_no_json_are_errors(tmp_path):
             cell_labels.read_cell_labels(path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NaN",
+        "-Infinity",
+        "1e999",
+        "9" * 400,
+        "9" * 5000,
+        '{"a":' * 200 + "1" + "}" * 200,
+        "[" * 500 + "]" * 500,
+        '"\\ud800"',
+        '{"\\ud800": 1}',
+    ],
+    ids=lambda text: text[:8],
+)
+def test_metadata_that_no_manifest_takes_are_an_error(tmp_path, text):
+    metadata = {schema.CELL_LABELS_KEY: f'{{"about": {text}}}'}
+    path = write_parquet(tmp_path, metadata, cell_id=["a_1"], labels=["0"])
+    with pytest.raises(ConfigError, match=r"own\.parquet: .*(cannot stand in a manifest|not a readable)"):
+        cell_labels.read_cell_labels(path)
+
+
 def test_unknown_ids_are_counted_and_the_first_named(tmp_path):
     with pytest.raises(ConfigError, match=r"own\.csv: 4 ids are not in the cell store, first x_1, x_2, x_3; give"):
         plan_of(tmp_path, "cell_id,labels\nx_3,0\nx_1,0\nfov0_1,0\nx_2,0\nx_4,\n")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -59,10 +60,22 @@ def test_a_second_job_is_told_who_is_there(folder):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
-def test_a_lock_that_says_nothing_is_taken_over(folder, text):
+def test_a_lock_that_says_nothing_is_taken_over(folder, text, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_WRITE_SECONDS", 0.2)
     storage.write_text(lock_of(folder), text)
     with folder_lock.hold(folder):
         pass
+    assert storage.list_files(folder) == []
+
+
+def test_a_lock_that_is_just_being_written_is_held(folder):
+    content = change_holder(folder)
+    storage.write_bytes(lock_of(folder), b"")
+    writer = threading.Timer(0.3, storage.write_text, [lock_of(folder), json.dumps(content)])
+    writer.start()
+    with pytest.raises(ConfigError, match="another job is at work there"), folder_lock.hold(folder):
+        pytest.fail("held twice")
+    writer.join()
 
 
 def test_the_lock_of_an_ended_process_is_taken_over(folder):
@@ -94,7 +107,7 @@ def test_a_later_process_of_the_same_number_is_not_the_holder(folder):
         pass
 
 
-@pytest.mark.parametrize("elsewhere", [{"host": "other"}, {"pid_namespace": "pid:[1]"}])
+@pytest.mark.parametrize("elsewhere", [{"host": "other"}, {"pid_namespace": "pid:[1]"}, {"boot_id": "other"}])
 def test_of_another_machine_only_signs_of_life_count(folder, elsewhere):
     change_holder(folder, **elsewhere, pid=1, beat=time.time() - 500)
     words = r"last sign of life is 50\d s old, after 600 s .* remove .*\.lock"
@@ -153,7 +166,35 @@ def test_of_two_that_take_a_dead_lock_over_at_once_one_is_refused(tmp_path, monk
         pass
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_dead_lock_that_another_job_has_taken_over_meanwhile_is_left_to_it(tmp_path, monkeypatch, has_links):
+    """The other job comes between this one's look at the dead lock and its removal."""
+    dead = change_holder(str(tmp_path), process_start="boot/1")
+    living = {**dead, "token": "living", "process_start": folder_lock._process_start(dead["pid"])}
+    lock = tmp_path / storage.LOCK_NAME
+    look = folder_lock.Holder.is_dead.fget
+
+    def other_is_quicker(holder):
+        is_dead = look(holder)
+        lock.write_text(json.dumps(living))
+        return is_dead
+
+    def no_links(*_):
+        raise OSError("not permitted")
+
+    monkeypatch.setattr(folder_lock.Holder, "is_dead", property(other_is_quicker))
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(ConfigError, match="another job is at work there"), folder_lock.hold(str(tmp_path)):
+        pytest.fail("held twice")
+    assert json.loads(lock.read_text()) == living
+    assert [path.name for path in tmp_path.iterdir()] == [storage.LOCK_NAME]
+
+
 def test_a_command_line_with_a_password_is_not_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "beam_jobs.segment", "--images=s3://key:secret@bucket/x"])
+    beam_flags = ["--s3_secret_access_key", "planted", "--s3_session_token=planted words"]
+    monkeypatch.setattr(
+        sys, "orig_argv", ["python", "-m", "beam_jobs.segment", "--images=s3://key:planted@bucket/x", *beam_flags]
+    )
     with folder_lock.hold(str(tmp_path)):
-        assert "secret" not in (tmp_path / storage.LOCK_NAME).read_text()
+        assert "planted" not in (tmp_path / storage.LOCK_NAME).read_text()

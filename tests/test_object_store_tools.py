@@ -1,4 +1,4 @@
-"""The commands beside the chain of test_object_store_chain.py on s3://: what they write is what they write on a disk."""
+"""The commands beside test_object_store_chain.py's on s3:// and gs://: what they write is what they write on a disk."""
 
 import json
 import pathlib
@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import fake_gs
 import fake_s3
 import fold_runs
 import random_predictions
@@ -26,16 +27,21 @@ from trainer.specialise import SpecialiseConfig
 pytestmark = pytest.mark.slow
 TRIAL = reliability.Trial(
     part="Object stores",
-    fault="`convert`, `find_label_errors`, `relabel`, `specialise` and `import_weights` with paths on s3:// (moto's server)",
+    fault="`convert`, `find_label_errors`, `relabel`, `specialise` and `import_weights` with paths on s3:// (moto's server) "
+    "and gs:// (an emulator)",
     outcome="tables, pictures, shards and weights are those that they write on a disk, byte for byte",
     promise="A URL can stand wherever a folder can, but for run folders.",
 )
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    with fake_s3.s3_server():
-        yield fake_s3.make_bucket()
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request):
+    if request.param == "gs":
+        with fake_gs.gs_bucket() as url:
+            yield url
+    else:
+        with fake_s3.s3_server():
+            yield fake_s3.make_bucket()
 
 
 def copy(folder, url):

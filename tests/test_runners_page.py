@@ -61,6 +61,11 @@ def test_flags_of_a_server_are_known(command):
         assert argument.split("=")[0] in re.findall(r"--\w+", shown.getvalue())
 
 
+def test_page_has_no_gaps():
+    """Names to be replaced are written in full (my-project, registry.example.org), figures are measured."""
+    assert re.findall(r"\b(?:[A-Z]+(?:_[A-Z]+)+|TODO|TBD|FIXME|XXX+)\b|\?\?+", _PAGE.read_text()) == []
+
+
 def test_other_commands_of_the_page_are_looked_at():
     assert {command[0].partition(".")[0] for command in commands()} == {"beam_jobs", "apache_beam"}
     assert len(commands()) >= 12

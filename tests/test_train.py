@@ -11,7 +11,7 @@ import pytest
 
 import tiny_train
 import trainer_data
-from hpa_proto import schema
+from hpa_proto import schema, storage
 from hpa_proto.errors import ConfigError
 from trainer import loop, train
 from trainer.augment import AugmentConfig
@@ -297,3 +297,11 @@ def test_bad_input_is_one_line_and_status_1(tmp_path, capsys, damage, flags, rea
 def test_the_preview_is_a_picture(folder, tmp_path):
     assert train.main(["train", f"--data_dir={folder}", f"--preview={tmp_path / 'cells.png'}"]) == 0
     assert (tmp_path / "cells.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_preview_may_be_at_a_url(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["train", f"--data_dir={folder}", "--preview=memory://previews/cells.png"]) == 0
+    assert storage.read_bytes("memory://previews/cells.png").startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == []
+    storage.remove_folder("memory://previews")

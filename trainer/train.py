@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from hpa_proto import redaction
+from hpa_proto import redaction, storage
 from hpa_proto.errors import ConfigError, DatasetError, explain
 from trainer import command, epoch_report, loop
 from trainer import config as config_module
@@ -62,7 +63,7 @@ _boolean("help", False, "Show this help.")
 _string("data_dir", None, "Folder or URL (s3://, gs://) of the data set: manifest.json and shards.")
 _string("runs_dir", "runs", "Folder that holds all runs, one folder each.")
 _string("name", None, "Name of the run; its files go to <runs_dir>/<name>.")
-_string("preview", None, "Write a picture of 16 augmented cells to this path, and stop.")
+_string("preview", None, "Write a picture of 16 augmented cells to this path or URL, and stop.")
 _boolean("quick", False, "A try-out: 2 epochs of 20 steps, at most 8 pictures a step.")
 _string("train_split", _RUN.train_split, "Split to learn from; several as one: train+validation.")
 _string("validation_split", _RUN.validation_split, "Split to measure on after every epoch.")
@@ -200,6 +201,15 @@ def _profile_steps(texts: Sequence[str] | None) -> tuple[int, int] | None:
     return first, last
 
 
+def _write_preview(config: TrainConfig, path: str) -> None:
+    source = open_source(config.data_dir, (config.train_split,), check=config.check_shards, num_folds=config.num_folds)
+    # The pictures of a run are files; this one may be wanted at a URL, which no `Path` can name.
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / epoch_report.AUGMENTED_NAME
+        epoch_report.draw_augmented(config, source, path=drawn)
+        storage.write_bytes(path, drawn.read_bytes())
+
+
 @redaction.redacted_output()
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
@@ -210,10 +220,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         config = make_config(values)
         if values.preview:
-            source = open_source(
-                config.data_dir, (config.train_split,), check=config.check_shards, num_folds=config.num_folds
-            )
-            epoch_report.draw_augmented(config, source, path=Path(values.preview))
+            _write_preview(config, values.preview)
             print(f"wrote {values.preview}")
             return 0
         result = loop.run(config)

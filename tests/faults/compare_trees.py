@@ -74,9 +74,13 @@ def _without_command_line(data: bytes) -> Content:
     return {name: value for name, value in json.loads(data).items() if name != "command_line"}
 
 
+def _manifest(data: bytes) -> Content:
+    return {name: value for name, value in _without_command_line(data).items() if name != "digest"}
+
+
 def _run_config(data: bytes) -> Content:
     config = _without_command_line(data)
-    # The manifest has a command line too.
+    # The manifest has a command line and a digest too.
     config["run"] = {name: value for name, value in config["run"].items() if name != "manifest_sha256"}
     return config
 
@@ -111,7 +115,7 @@ _TIMES = "they are measured"
 ALLOWED = (
     Allowance("*fovs/??/*.json", "times of a FOV (*_msec)", _TIMES, _fov_note),
     Allowance("*fovs.parquet", "times of a FOV (*_msec)", _TIMES, _fov_table),
-    Allowance("*manifest.json", "command_line", "it names the folders", _without_command_line),
+    Allowance("*manifest.json", "command_line", "it names the folders; the digest covers it", _manifest),
     Allowance("*runs/*/config.json", "command_line, manifest_sha256", "they follow the folders' names", _run_config),
     Allowance("*runs/*/history.csv", ", ".join(_SPEEDS), "they are measured", _history),
     Allowance("*runs/*/checkpoints/last.npz", f"{', '.join(_SPEEDS)} in its history", "they are measured", _checkpoint),
@@ -212,7 +216,8 @@ def _record(comparison: Comparison) -> None:
             times="2 runs",
             outcome=f"{comparison.num_equal:,} files equal byte for byte, {num_allowed:,} but for "
             + "; ".join(f"{allowance.what} (`{allowance.pattern.lstrip('*')}`)" for allowance in named),
-            promise="The same input and flags give the same cells, shards, weights and figures.",
+            promise="The same input and flags give the same cells and shards; the same weights and figures with "
+            "`TF_DETERMINISTIC_OPS=1`, which the command sets.",
             command="make reproduce",
         )
     )

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -166,3 +167,20 @@ def _array_bytes(item: h5py.Dataset | h5py.Group) -> bytes:
 
 def _without_times(row: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in row.items() if name not in _EPOCH_TIMES}
+
+
+def find_finished(folder):
+    """Lists the files of the finished FOVs or shards of a stopped job: those with a note."""
+    noted = {path.name.removesuffix(".json").removesuffix(".tfrecord") for path in folder.rglob("*.json")}
+    return [path for path in folder.rglob("*.tfrecord") if path.stem in noted]
+
+
+def identify(paths):
+    """Returns what changes when a file is written anew, even with the same bytes."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def read_first_step(lines):
+    """Returns the step that training says it goes on at, 0 where it says none."""
+    steps = re.findall(r"^going on with .* at step (\d+)$", "\n".join(lines), re.MULTILINE)
+    return int(steps[0]) if steps else 0

@@ -12,12 +12,13 @@ import commands
 import jobs
 import numpy as np
 import psutil
+import pytest
 import reliability
 
 _NUM_CHAINS = 2
 _MAX_KILLS_OF_A_RUN = 6
 _SEED = 9
-_PROMISE = "Stopped in the middle? The same command goes on, and the result is the one of a run that was never stopped."
+_PROMISE = "Stopped in the middle? The same command again, and the result is the one of a run that was never stopped"
 
 
 def kill_often(arguments, folder, *, target, num_kills):
@@ -51,14 +52,14 @@ def kill_often(arguments, folder, *, target, num_kills):
         return sum(pool.map(run_chain, range(_NUM_CHAINS)))
 
 
-def record(name, num_kills, num_runs, compared):
+def record(name, num_kills, num_runs, compared, *, condition=""):
     reliability.record(
         reliability.Trial(
             part="Killed",
             fault=f"SIGKILL to `{name}` and its workers at random moments of its work",
             times=f"{num_kills} kills in {num_runs} runs",
             outcome=f"{num_runs} of {num_runs} results equal to an undisturbed run's: {compared}; no stray file, no lock",
-            promise=_PROMISE,
+            promise=f"{_PROMISE}{condition}.",
             command=f"FAULT_KILLS={num_kills} python -m pytest -m slow tests/faults/test_kill.py",
         )
     )
@@ -77,7 +78,42 @@ def test_killed_sharding_ends_with_the_same_bytes(cells, tmp_path, num_kills):
 def test_killed_training_ends_with_the_same_weights(examples, tmp_path, num_kills):
     num_runs = kill_often(commands.train(examples), tmp_path, target="run", num_kills=num_kills)
     compared = "weights, optimizer and state of the last and the best checkpoint, history, pictures"
-    record("trainer.train", num_kills, num_runs, compared)
+    record("trainer.train", num_kills, num_runs, compared, condition="; of training only with `--deterministic`")
+
+
+@pytest.mark.parametrize("make_command", commands.TARGETS, ids=lambda function: function.__name__)
+def test_killed_job_goes_on_from_what_is_finished(make_command, request, tmp_path):
+    inputs = {commands.segment: "fovs", commands.shard: "cells", commands.train: "examples"}
+    arguments = make_command(request.getfixturevalue(inputs[make_command]))
+    target = tmp_path / commands.TARGETS[make_command]
+    process = jobs.start(arguments, tmp_path)
+    deadline = time.monotonic() + 120
+    while not jobs.find_finished(target) and not list(target.glob("checkpoints/last.npz")):
+        assert process.poll() is None, jobs.read_lines(tmp_path)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    jobs.kill(process)
+    finished = jobs.identify(jobs.find_finished(target))
+    status, lines = jobs.run(arguments, tmp_path)
+    assert status == 0, lines
+    if make_command is commands.train:
+        step = jobs.read_first_step(lines)
+        assert step > 0
+        outcome = f"the same command goes on at step {step}"
+    else:
+        assert finished
+        assert jobs.identify(finished) == finished
+        outcome = f"the same command leaves the finished files ({len(finished)}) as they are, by inode and time"
+    reliability.record(
+        reliability.Trial(
+            part="Killed",
+            fault=f"SIGKILL to `{make_command.__name__}` when it has finished a part",
+            times="1 kill",
+            outcome=outcome,
+            promise="What is finished is not done again.",
+            command="python -m pytest -m slow tests/faults/test_kill.py -k finished",
+        )
+    )
 
 
 def test_workers_end_with_a_job_that_is_killed_alone(fovs, cells, tmp_path):
@@ -102,7 +138,7 @@ def test_workers_end_with_a_job_that_is_killed_alone(fovs, cells, tmp_path):
             fault="SIGKILL to the job alone, not to its two workers",
             times="1 kill",
             outcome=f"{len(workers)} workers gone within 10 s; the next run's cells equal to an undisturbed run's",
-            promise="No worker of a dead job writes into a folder that another job has taken.",
+            promise="No worker of a dead job writes into a folder that another job has taken: on Linux, with the local runner.",
             command="python -m pytest -m slow tests/faults/test_kill.py -k alone",
         )
     )
