@@ -157,22 +157,33 @@ class CellStore:
         self._write_note(row, [])
 
     def finished_fovs(self, fov_ids: Iterable[str]) -> dict[str, int]:
-        """Finds FOVs that need no work: FOV id -> size of the images that it was made from, bytes."""
+        """Finds FOVs that need no work: FOV id -> size of the images that it was made from, bytes.
+
+        A FOV whose cells are gone or cut short needs work, whatever its note says.
+        """
+        is_url = storage.is_url(self.path)
+        # Of a store's files only the names: it holds them whole or not at all, and each size would be a request.
+        stored = set(storage.list_files(self.path)) if is_url else set()
+
+        def has_cells(fov: Mapping[str, Any]) -> bool:
+            file = self._file_name(fov["fov_id"], "tfrecord")
+            return file in stored if is_url else storage.size(storage.join(self.path, file)) == fov["num_bytes"]
+
         notes = self._read_notes(fov_ids)
-        return {fov["fov_id"]: fov["input_bytes"] for fov, _ in notes if not fov["error_reason"]}
+        return {fov["fov_id"]: fov["input_bytes"] for fov, _ in notes if not fov["error_reason"] and has_cells(fov)}
 
     def remove_temporary_files(self) -> None:
         """Takes away what a killed job left half written. Only for the store's sole job."""
         storage.remove_temporary_files(self.path)
 
     def clear_notes(self, fov_ids: Iterable[str]) -> None:
-        """Takes away old notes, and overviews, of FOVs that are to be done again: notes count what a run has done."""
-        names = (self._file_name(fov_id, suffix) for fov_id in fov_ids for suffix in ("json", "jpg"))
-        wanted = {name.removeprefix(f"{_FOVS}/") for name in names}
-        folder = storage.join(self.path, _FOVS)
-        for name in storage.list_files(folder):
-            if name in wanted:
-                storage.remove(storage.join(folder, name))
+        """Takes away old notes, overviews and cells of FOVs that are to be done again: notes count what a run has done."""
+        there = set(storage.list_files(self.path))
+        for fov_id in fov_ids:
+            # The note first: it never speaks of cells that are not there.
+            for name in (self._file_name(fov_id, suffix) for suffix in ("json", "jpg", "tfrecord")):
+                if name in there:
+                    storage.remove(storage.join(self.path, name))
 
     def count_notes(self) -> int:
         """Number of FOVs that are finished or failed: what a progress bar shows."""
@@ -246,15 +257,26 @@ class CellStore:
         """Reads cells, one after the other, by their rows' file, offset and length; from an object store a few ahead.
 
         Raises:
-          DatasetError: cut short or altered; the text names file and offset. Or a row that names no place in the store.
-          OSError: the file is not there or not readable.
+          DatasetError: missing, cut short or altered; the text names file and offset, and says how to mend it. Or a row
+            that names no place in the store.
+          OSError: the file is not readable.
         """
+        again = "run `python -m beam_jobs.segment` again"
         ranges = [(self._path_of_cell(*place), *place[1:]) for place in places]
-        for (path, offset_bytes, _), frame in zip(ranges, storage.read_ranges(ranges), strict=True):
+        frames = storage.read_ranges(ranges)
+        for path, offset_bytes, _ in ranges:
             try:
-                yield cells_pb2.Cell.FromString(records.unframe_record(frame, path=path, offset=offset_bytes))
+                frame = records.unframe_record(next(frames), path=path, offset=offset_bytes)
+                cell = cells_pb2.Cell.FromString(frame)
+            except FileNotFoundError as error:
+                raise DatasetError(f"{path}: missing; {again}") from error
+            except DatasetError as error:
+                raise DatasetError(f"{error}; delete the file and {again}") from error
             except message.DecodeError as error:
-                raise DatasetError(f"{path}: not a cell at byte {offset_bytes}: {error}") from error
+                raise DatasetError(
+                    f"{path}: not a cell at byte {offset_bytes}: {error}; delete the file and {again}"
+                ) from error
+            yield cell
 
     def _path_of_cell(self, file: str, offset_bytes: int, length_bytes: int) -> str:
         folder, _, name = file.rpartition("/")
@@ -283,9 +305,12 @@ class CellStore:
         for name, data in zip(names, storage.read_many(storage.join(folder, name) for name in names), strict=True):
             try:
                 note = json_text.parse(data)
-                if note["digest"] == self.digest:
-                    yield note["fov"], note["cells"]
-            except (ValueError, KeyError, TypeError) as error:
+                if note["digest"] != self.digest:
+                    continue
+                fov, cells = note["fov"], note["cells"]
+                store_tables.check_note(fov, cells)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DatasetError(
                     f"{storage.join(folder, name)}: damaged: {error}; delete it and run again"
                 ) from error
+            yield fov, cells

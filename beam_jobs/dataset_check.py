@@ -5,6 +5,7 @@ A fault is a DatasetError that names the file and, where it lies in a shard, the
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections import Counter
@@ -24,7 +25,7 @@ _PLAN_COLUMNS = ("cell_id", "fov_id", "example_labels", "split", *_PLAN_NUMBERS,
 
 
 def read_plan(data_dir: str) -> pd.DataFrame:
-    """Reads what a check needs of plan.parquet.
+    """Reads what a check needs of plan.parquet; `attrs["sha256"]` of the table is the file's.
 
     Raises:
       DatasetError: it is not there, or it is damaged.
@@ -41,6 +42,7 @@ def read_plan(data_dir: str) -> pd.DataFrame:
         # An empty column has no values to tell strings by.
         if pd.api.types.infer_dtype(plan[column], skipna=False) not in (wanted, "empty"):
             raise DatasetError(f"{path}: not a readable table: column {column} has other values than {wanted}s")
+    plan.attrs["sha256"] = hashlib.sha256(storage.read_bytes(path)).hexdigest()
     return plan
 
 
@@ -54,7 +56,7 @@ def check_plan(plan: pd.DataFrame, manifest: cells_pb2.DatasetManifest, *, path:
 
     Raises:
       DatasetError: a cell that is neither kept nor dropped, or stands twice; a FOV in two splits; a label that is no
-        class of the manifest; a count that differs.
+        class of the manifest; a count that differs; or the file is another one than the manifest's.
     """
     is_kept = plan["dropped"] == ""
     lost = plan[is_kept != (plan["split"] != "")]
@@ -93,6 +95,12 @@ def check_plan(plan: pd.DataFrame, manifest: cells_pb2.DatasetManifest, *, path:
         _check_counts(f"{path}: {shard.name}", rows, shard)
         if list(rows["index"]) != list(range(len(rows))):
             raise DatasetError(f"{path}: the cells of {shard.name} are not numbered from 0 on")
+    # Last: the checks before it say what is wrong. Older manifests have no SHA-256 of the plan.
+    if manifest.plan_sha256 and plan.attrs.get("sha256", manifest.plan_sha256) != manifest.plan_sha256:
+        raise DatasetError(
+            f"{path}: was edited: its SHA-256 is not the manifest's; write the data set again with "
+            "`python -m beam_jobs.shard`"
+        )
 
 
 def read_hashes(data_dir: str) -> dict[str, str] | None:

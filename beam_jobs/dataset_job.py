@@ -107,7 +107,9 @@ def _run(config: ShardConfig) -> ShardResult:
         json_format.ParseDict(own_labels.describe(), manifest.cell_labels)
     finished = _clear_way(config, notes)
 
-    tasks = write_shards.write_plan(storage.join(config.data_dir, schema.PLAN_NAME), plan)
+    plan_path = storage.join(config.data_dir, schema.PLAN_NAME)
+    tasks = write_shards.write_plan(plan_path, plan)
+    manifest.plan_sha256 = hashlib.sha256(storage.read_bytes(plan_path)).hexdigest()
     pending = [task for task in tasks if task.name not in finished]
     _write(config, store, notes, pending)
     infos = finished | notes.read()
@@ -266,25 +268,28 @@ def _clear_way(config: ShardConfig, notes: ShardNotes) -> dict[str, cells_pb2.Sh
     if files and not is_ours:
         raise ConfigError(f"{config.data_dir} is not empty and no data set (found {files[0]}); give another --data_dir")
     storage.remove_temporary_files(config.data_dir)
+    if schema.MANIFEST_NAME in files and not config.overwrite:
+        return write_shards.find_whole_shards(config.data_dir, _read_equal_manifest(config, notes).shards)
     if schema.MANIFEST_NAME in files:
-        old = read_manifest(config.data_dir)
-        if old.shards_digest == notes.digest and not config.overwrite:
-            return {
-                shard.name: shard
-                for shard in old.shards
-                if storage.size(storage.join(config.data_dir, shard.name)) == shard.num_bytes
-            }
-        if not config.overwrite:
-            raise ConfigError(
-                f"{config.data_dir} holds a data set made with other cells or flags; "
-                "give another --data_dir, or --overwrite to replace it"
-            )
         # First of all, so that no manifest ever stands beside shards that are not its own.
         storage.remove(storage.join(config.data_dir, schema.MANIFEST_NAME))
         notes.clear()
-    finished = notes.read()
+    finished = write_shards.find_whole_shards(config.data_dir, notes.read().values())
     notes.clear(keep=set(finished))
     return finished
+
+
+def _read_equal_manifest(config: ShardConfig, notes: ShardNotes) -> cells_pb2.DatasetManifest:
+    try:
+        manifest = read_manifest(config.data_dir)
+    except DatasetError as error:
+        raise DatasetError(f"{error}; give --overwrite to write the data set anew") from error
+    if manifest.shards_digest != notes.digest:
+        raise ConfigError(
+            f"{config.data_dir} holds a data set made with other cells or flags; "
+            "give another --data_dir, or --overwrite to replace it"
+        )
+    return manifest
 
 
 def _remove_strays(data_dir: str, wanted: set[str]) -> None:

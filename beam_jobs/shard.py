@@ -39,7 +39,7 @@ from hpa_proto.errors import ConfigError
 from hpa_proto.redaction import redact_arguments
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set to write.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces a data set that was made with other flags.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replaces a data set that was made with other flags, or is damaged.")
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Only says what would be kept, dropped, capped and split; writes no data set."
 )

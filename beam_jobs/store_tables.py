@@ -94,6 +94,28 @@ def check_extra_columns(names: Iterable[str]) -> None:
         )
 
 
+def check_note(fov: Mapping[str, Any], cells: Iterable[Mapping[str, Any]]) -> None:
+    """Checks that the rows of a FOV and of its cells have the columns of the tables.
+
+    Raises:
+      KeyError: one lacks a column.
+      ValueError: one has another column, as when a bit of a name was flipped.
+    """
+    _check_columns([fov], FovRow.__dataclass_fields__)
+    _check_columns([fov["quality"]], fov_quality.QUALITY_TYPES)
+    _check_columns(cells, CELL_COLUMNS)
+
+
+def _check_columns(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> None:
+    # NaN is no JSON: a measurement that means nothing is left out.
+    needed = {name for name, kind in columns.items() if kind != "float64"}
+    for row in rows:
+        if unknown := sorted(row.keys() - columns.keys()):
+            raise ValueError(f"unknown column {unknown[0]!r}")
+        if missing := sorted(needed - row.keys()):
+            raise KeyError(missing[0])
+
+
 def fov_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Makes the FOV table, sorted by id, of rows (`dataclasses.asdict` of a FovRow)."""
     columns = [field.name for field in dataclasses.fields(FovRow) if field.name != "quality"]

@@ -7,12 +7,13 @@ stays small at any number of cells, and a shard depends on nothing but the plan 
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import pandas as pd
@@ -25,11 +26,13 @@ from beam_jobs import examples, worker_setup
 from beam_jobs.cell_store import CellStore
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.segment_fovs import METRICS_NAMESPACE
-from hpa_proto import cells_pb2, records, schema, storage
+from hpa_proto import cells_pb2, json_text, records, schema, shard_check, storage
 from hpa_proto import labels as hpa_labels
+from hpa_proto.errors import DatasetError
 
 # Columns of the plan that a shard needs.
 _PLAN_COLUMNS = ["cell_id", "example_labels", "file", "offset_bytes", "length_bytes"]
+_NUM_READERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +69,21 @@ class ShardNotes:
         storage.write_text(self._path(info.name), text)
 
     def read(self) -> dict[str, cells_pb2.ShardInfo]:
-        """Returns the finished shards by name: those of this digest whose files are there and have the noted size."""
+        """Returns the finished shards by name: those of this digest whose files are there and have the noted size.
+
+        A note that cannot be read is none: its shard is written again.
+        """
         found = {}
         names = storage.list_files(self._folder)
         for text in storage.read_many(storage.join(self._folder, name) for name in names):
-            note = json.loads(text)
-            if note["digest"] == self.digest:
+            try:
+                note = json_text.parse(text)
+                digest = note["digest"]
                 info = json_format.ParseDict(note["shard"], cells_pb2.ShardInfo())
-                if storage.size(storage.join(self.data_dir, info.name)) == info.num_bytes:
-                    found[info.name] = info
+            except (ValueError, LookupError, TypeError, json_format.ParseError):
+                continue
+            if digest == self.digest and storage.size(storage.join(self.data_dir, info.name)) == info.num_bytes:
+                found[info.name] = info
         return found
 
     def count(self) -> int:
@@ -153,6 +162,22 @@ def write_shard(store: CellStore, task: ShardTask, *, data_dir: str, config: Exa
     info.sha256 = digest.hexdigest()
     info.num_examples_per_label.update(counts)
     return info
+
+
+def find_whole_shards(data_dir: str, shards: Iterable[cells_pb2.ShardInfo]) -> dict[str, cells_pb2.ShardInfo]:
+    """Reads shards through and returns those, by name, that are as they were written."""
+
+    def is_whole(shard: cells_pb2.ShardInfo) -> bool:
+        try:
+            for _ in shard_check.read_shard(data_dir, shard):
+                pass
+        except DatasetError:
+            return False
+        return True
+
+    shards = list(shards)
+    with concurrent.futures.ThreadPoolExecutor(_NUM_READERS) as pool:
+        return {shard.name: shard for shard, whole in zip(shards, pool.map(is_whole, shards), strict=True) if whole}
 
 
 def write_plan(path: str, plan: pd.DataFrame) -> list[ShardTask]:

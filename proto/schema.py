@@ -7,9 +7,12 @@ names, counts and checksums from it and never list a folder.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from google.protobuf import json_format
 
@@ -107,11 +110,11 @@ def check_classes(classes: Iterable[tuple[int, str]]) -> None:
 
 
 def format_manifest(manifest: cells_pb2.DatasetManifest) -> str:
-    """Writes a manifest as proto3 JSON with sorted keys, so that equal manifests are equal texts."""
-    text = json_format.MessageToJson(
-        manifest, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, sort_keys=True
+    """Writes a manifest as proto3 JSON with sorted keys, so that equal manifests are equal texts, and with its digest."""
+    content = json_format.MessageToDict(
+        manifest, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return text + "\n"
+    return json.dumps(content | {"digest": _digest(content)}, indent=2, sort_keys=True) + "\n"
 
 
 def parse_manifest(text: str | bytes, *, source: str) -> cells_pb2.DatasetManifest:
@@ -122,11 +125,12 @@ def parse_manifest(text: str | bytes, *, source: str) -> cells_pb2.DatasetManife
       source: where the text came from, for the error.
 
     Raises:
-      DatasetError: not a manifest, of another schema version, naming files outside its folder, or with counts that do
-        not add up.
+      DatasetError: not a manifest, of another schema version, naming files outside its folder, with counts that do not
+        add up, or edited since it was written.
     """
     try:
         manifest = json_format.Parse(text, cells_pb2.DatasetManifest(), ignore_unknown_fields=True)
+        digest = _digest(json.loads(text)) if manifest.digest else ""
     # RecursionError: lists within lists without end.
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(f"{source}: not a manifest: {error}") from error
@@ -140,7 +144,20 @@ def parse_manifest(text: str | bytes, *, source: str) -> cells_pb2.DatasetManife
     except ValueError as error:
         raise DatasetError(f"{source}: {error}") from error
     _check_shards(manifest, source)
+    # Last: the checks before it say which value is wrong.
+    if manifest.digest != digest:
+        raise DatasetError(
+            f"{source}: was edited: its digest does not fit its content; "
+            "write the data set again with `python -m beam_jobs.shard`"
+        )
+    manifest.ClearField("digest")
     return manifest
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    # Of the JSON, not of the message: fields that are added to it later leave older digests as they are.
+    others = {name: value for name, value in content.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def _check_shards(manifest: cells_pb2.DatasetManifest, source: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -115,11 +116,18 @@ def create(path: str) -> Iterator[BinaryIO]:
     """
     if is_url(path):
         # Put together here first: fsspec's own files upload on closing even what an error cut short.
-        with tempfile.NamedTemporaryFile() as file:
-            yield file
-            file.flush()
-            with object_store.opened(path) as (filesystem, name):
-                filesystem.put_file(file.name, name)
+        temporary_file = tempfile.NamedTemporaryFile()  # noqa: SIM115
+        try:
+            with temporary_file as file:
+                yield file
+                file.flush()
+                with object_store.opened(path) as (filesystem, name):
+                    filesystem.put_file(file.name, name)
+        except OSError as error:
+            if error.errno and error.filename is None:
+                # It is this disk that is full, not the store.
+                error.filename = temporary_file.name
+            raise
         return
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
@@ -130,6 +138,7 @@ def create(path: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(folder)
     except BaseException as error:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -137,6 +146,20 @@ def create(path: str) -> Iterator[BinaryIO]:
             # A full disk is an error without a file's name.
             error.filename = path
         raise
+
+
+def _sync_folder(folder: str) -> None:
+    """Keeps a power cut from taking a rename back, or what is renamed later would outlast it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do it, and a folder may be one to write into but not to read.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 def write_bytes(path: str, data: bytes) -> None:

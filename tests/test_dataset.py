@@ -153,6 +153,13 @@ def write_small(folder, **options):
     return trainer_data.write_dataset(folder, examples_per_class=8, num_shards=2, **options)
 
 
+def rewrite_manifest(folder, change):
+    path = folder / schema.MANIFEST_NAME
+    manifest = schema.parse_manifest(path.read_text(), source="test")
+    change(manifest)
+    path.write_text(schema.format_manifest(manifest))
+
+
 def test_a_folder_without_manifest_is_an_error(tmp_path):
     folder = write_small(tmp_path)
     (folder / schema.MANIFEST_NAME).unlink()
@@ -164,6 +171,13 @@ def test_another_schema_version_is_an_error(tmp_path):
     path = write_small(tmp_path) / schema.MANIFEST_NAME
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
     with pytest.raises(DatasetError, match="schema version 99"):
+        source.open_source(str(tmp_path), ("train",))
+
+
+def test_an_edited_manifest_is_an_error_before_the_first_step(tmp_path):
+    path = write_small(tmp_path) / schema.MANIFEST_NAME
+    path.write_text(path.read_text().replace('"image_size_px": 32', '"image_size_px": 64'))
+    with pytest.raises(DatasetError, match=r"manifest\.json: was edited: its digest does not fit its content"):
         source.open_source(str(tmp_path), ("train",))
 
 
@@ -227,8 +241,7 @@ def test_a_shard_with_fewer_examples_than_the_manifest_says_is_named(tmp_path):
 
 
 def test_a_label_outside_the_manifests_classes_names_the_cell(tmp_path):
-    path = write_small(tmp_path) / schema.MANIFEST_NAME
-    path.write_text(path.read_text().replace('"label": 14', '"label": 15'))
+    rewrite_manifest(write_small(tmp_path), lambda manifest: setattr(manifest.classes[2], "label", 15))
     data = source.open_source(str(tmp_path), ("train",))
     batches = dataset.evaluation_dataset(data, split="train", batch_size=24)
     with pytest.raises(DatasetError, match="train_2"):
@@ -236,8 +249,7 @@ def test_a_label_outside_the_manifests_classes_names_the_cell(tmp_path):
 
 
 def test_pictures_of_another_size_than_the_manifests_are_an_error(tmp_path):
-    path = write_small(tmp_path) / schema.MANIFEST_NAME
-    path.write_text(path.read_text().replace('"image_size_px": 32', '"image_size_px": 64'))
+    rewrite_manifest(write_small(tmp_path), lambda manifest: setattr(manifest, "image_size_px", 64))
     data = source.open_source(str(tmp_path), ("train",))
     with pytest.raises(DatasetError, match=r"the manifest says jpeg-planes of \(4, 64, 64\)"):
         read(data, 1)

@@ -83,6 +83,8 @@ def test_manifest_adds_up(cells_dir, tmp_path):
         (16, "Cytosol"),
     ]
     assert sum(split.num_examples for split in manifest.splits) == 48
+    plan = (tmp_path / "dataset" / "plan.parquet").read_bytes()
+    assert manifest.plan_sha256 == hashlib.sha256(plan).hexdigest()
     for shard in manifest.shards:
         data = (tmp_path / "dataset" / shard.name).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.num_bytes, shard.sha256)
@@ -127,22 +129,75 @@ def test_lost_shard_is_written_again(cells_dir, tmp_path):
     assert hashes(tmp_path) == before
 
 
-def test_stopped_job_goes_on_with_what_is_finished(cells_dir, tmp_path, monkeypatch):
+def flip_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_damaged_shard_of_a_finished_data_set_is_written_again(cells_dir, tmp_path):
     config = make_config(cells_dir, tmp_path)
-    undisturbed = dataset_job.run(make_config(cells_dir, tmp_path / "undisturbed"))
+    dataset_job.run(config)
+    before = hashes(tmp_path)
+    flip_bit(tmp_path / "dataset" / "train-00001-of-00005.tfrecord")
+    assert dataset_job.run(config).num_written in (7, 8)
+    assert hashes(tmp_path) == before
+
+
+def stop_after(num_shards, config):
+    """Runs a job that ends as if it were killed when it has written so many shards."""
     write_shard = dataset_job.write_shards.write_shard
 
     def fail_late(store, task, *, data_dir, config):
-        if task.row_group == 4:
+        if task.row_group == num_shards:
             raise RuntimeError("stopped")
         return write_shard(store, task, data_dir=data_dir, config=config)
 
-    monkeypatch.setattr(dataset_job.write_shards, "write_shard", fail_late)
-    with pytest.raises(RuntimeError, match="stopped"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset_job.write_shards, "write_shard", fail_late)
+        with pytest.raises(RuntimeError, match="stopped"):
+            dataset_job.run(config)
+
+
+def test_damaged_shard_of_a_stopped_job_is_written_again(cells_dir, tmp_path):
+    dataset_job.run(make_config(cells_dir, tmp_path / "undisturbed"))
+    config = make_config(cells_dir, tmp_path)
+    stop_after(6, config)
+    flip_bit(next((tmp_path / "dataset").glob("*.tfrecord")))
+    dataset_job.run(config)
+    assert hashes(tmp_path / "dataset") == hashes(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\xff", b"[]", b"3", b'{"digest": "x"}', b'{"digest": 1, "shard": 2}', b"[" * 9999]
+)
+def test_note_that_cannot_be_read_is_none(cells_dir, tmp_path, text):
+    config = make_config(cells_dir, tmp_path)
+    stop_after(6, config)
+    notes = list((tmp_path / "dataset" / ".shards").iterdir())
+    assert notes
+    for path in notes:
+        path.write_bytes(text)
+    assert dataset_job.run(config).num_written == 48
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("jpeg-planes", "raw")])
+def test_damaged_manifest_is_an_error_and_replaced_where_asked(cells_dir, tmp_path, damage):
+    config = make_config(cells_dir, tmp_path)
+    first = dataset_job.run(config)
+    path = tmp_path / "dataset" / "manifest.json"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(DatasetError, match=r"manifest\.json: .*--overwrite"):
         dataset_job.run(config)
+    assert dataset_job.run(make_config(cells_dir, tmp_path, overwrite=True)).manifest == first.manifest
+
+
+def test_stopped_job_goes_on_with_what_is_finished(cells_dir, tmp_path):
+    config = make_config(cells_dir, tmp_path)
+    undisturbed = dataset_job.run(make_config(cells_dir, tmp_path / "undisturbed"))
+    stop_after(4, config)
     with pytest.raises(DatasetError, match="no data set"):
         dataset_job.read_manifest(config.data_dir)
-    monkeypatch.undo()
     result = dataset_job.run(config)
     assert 0 < result.num_written < 48
     assert list(result.manifest.shards) == list(undisturbed.manifest.shards)

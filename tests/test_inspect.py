@@ -46,9 +46,11 @@ def read_all(path):
 
 
 def edit_manifest(data_dir, edit):
+    """Edits a manifest and takes its digest away, as if it were an old one, so that the checks behind it are reached."""
     path = data_dir / schema.MANIFEST_NAME
     content = json.loads(path.read_text())
     edit(content)
+    content.pop("digest", None)
     path.write_text(json.dumps(content))
 
 
@@ -67,9 +69,16 @@ def replace_records(data_dir, name, new_records):
     edit_manifest(data_dir, edit)
 
 
-def edit_plan(data_dir, edit):
+def replace_plan(data_dir, plan):
+    """Writes another plan and makes its SHA-256 in the manifest fit."""
     path = data_dir / schema.PLAN_NAME
-    edit(pd.read_parquet(path)).to_parquet(path)
+    plan.to_parquet(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit_manifest(data_dir, lambda content: content.update(plan_sha256=digest))
+
+
+def edit_plan(data_dir, edit):
+    replace_plan(data_dir, edit(pd.read_parquet(data_dir / schema.PLAN_NAME)))
 
 
 def assert_fault(data_dir, *parts, **options):
@@ -231,6 +240,12 @@ def test_edited_manifest_is_a_fault(data_dir, edit):
     assert_fault(data_dir, f"{data_dir}/", quick=True)
 
 
+def test_manifest_that_does_not_fit_its_digest_is_a_fault(data_dir):
+    path = data_dir / schema.MANIFEST_NAME
+    path.write_text(path.read_text().replace('"jpeg_quality": 95', '"jpeg_quality": 90'))
+    assert_fault(data_dir, f"{path}: was edited: its digest does not fit its content", "beam_jobs.shard", quick=True)
+
+
 def test_missing_manifest_is_a_fault(data_dir):
     (data_dir / schema.MANIFEST_NAME).unlink()
     assert_fault(data_dir, "is no data set (no manifest.json)")
@@ -284,7 +299,7 @@ def test_near_identical_fovs_in_two_splits_are_a_fault(data_dir):
     for num_bits, is_fault in ((near_duplicates.DEFAULT_MAX_BITS, True), (near_duplicates.DEFAULT_MAX_BITS + 1, False)):
         near = f"{number ^ ((1 << num_bits) - 1):064x}"
         plan.loc[plan["fov_id"] == test["fov_id"], "perceptual_hash"] = near
-        plan.to_parquet(data_dir / schema.PLAN_NAME)
+        replace_plan(data_dir, plan)
         if is_fault:
             first, second = sorted([train, test], key=lambda row: row["fov_id"])
             names = [f"{row['fov_id']} ({row['split']})" for row in (first, second)]
@@ -299,8 +314,19 @@ def test_dropped_copies_in_another_split_are_no_leak(data_dir):
     plan = pd.read_parquet(data_dir / schema.PLAN_NAME)
     train = plan.loc[plan["split"] == "train"].iloc[0]
     extra = pd.DataFrame([{**train, "cell_id": "copy_1", "fov_id": "copy", "split": "", "dropped": "duplicate_fov"}])
-    pd.concat([plan, extra.astype(plan.dtypes)]).to_parquet(data_dir / schema.PLAN_NAME)
+    replace_plan(data_dir, pd.concat([plan, extra.astype(plan.dtypes)]))
     assert "sound" in check(data_dir, quick=True)
+
+
+def test_plan_of_another_sha256_is_a_fault_and_older_manifests_have_none(data_dir):
+    path = data_dir / schema.PLAN_NAME
+    plan = pd.read_parquet(path)
+    plan["file"] = "elsewhere"
+    plan.to_parquet(path)
+    fault = f"{path}: was edited: its SHA-256 is not the manifest's; write the data set again with `python -m beam_jobs.shard`"
+    assert_fault(data_dir, fault)
+    edit_manifest(data_dir, lambda content: content.pop("plan_sha256"))
+    assert "sound" in check(data_dir)
 
 
 def test_damaged_hash_is_a_fault(data_dir):
@@ -322,7 +348,7 @@ def test_label_other_than_the_plans_is_a_fault(data_dir):
     first = rows.index[0]
     other = rows.index[rows["example_labels"] != rows["example_labels"].iloc[0]][0]
     plan.loc[[first, other], "example_labels"] = plan.loc[[other, first], "example_labels"].to_numpy()
-    plan.to_parquet(data_dir / schema.PLAN_NAME)
+    replace_plan(data_dir, plan)
     assert_fault(data_dir, f"{data_dir}/{_FIRST}: cell {plan.loc[first, 'cell_id']} has labels", "at byte 0")
 
 

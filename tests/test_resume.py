@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from trainer import loop
 from trainer.config import TrainConfig
 from trainer.optimizers import OptimizerConfig
 from trainer.run_folder import RunFolder
+from trainer.trained_model import load_trained_model
 
 tiny_train.register()
 TIMES = ("images_per_second", "input_wait_share")
@@ -139,6 +141,29 @@ def test_a_checkpoint_of_another_model_is_refused(folder, tmp_path):
     checkpoint.write_bytes((tmp_path / "a" / "checkpoints" / "last.npz").read_bytes())
     with pytest.raises(ConfigError, match="a checkpoint of another model"):
         loop.run(config)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_checkpoint_without_a_part_of_its_state_is_an_error(folder, tmp_path):
+    config = run_config(folder, tmp_path / "run")
+    loop.run(config)
+    RunFolder(config.run_dir).save_last({"step": 1}, [])
+    with pytest.raises(ConfigError, match=r"last\.npz: not a checkpoint \(its state has no 'accuracy_sum'\)"):
+        loop.run(config)
+    with pytest.raises(ConfigError, match="its state has no 'backbone_trainable'"):
+        load_trained_model(config.run_dir, checkpoint="last")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_best_weights_that_were_damaged_are_not_loaded(folder, tmp_path):
+    config = run_config(folder, tmp_path / "run")
+    loop.run(config)
+    assert load_trained_model(config.run_dir).epoch == 1
+    path = tmp_path / "run" / "checkpoints" / "best.weights.h5"
+    with h5py.File(path, "a") as file:
+        file.visititems(lambda _, item: item.write_direct(item[()] + 1) if isinstance(item, h5py.Dataset) else None)
+    with pytest.raises(ConfigError, match=rf"{path}: .*its SHA-256 does not fit its content"):
+        load_trained_model(config.run_dir)
 
 
 @pytest.mark.usefixtures("without_pictures")

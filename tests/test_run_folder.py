@@ -3,6 +3,7 @@
 import csv
 import json
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -64,6 +65,30 @@ def test_a_broken_checkpoint_is_an_error(tmp_path):
         folder.read_state()
 
 
+def flip_bit(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_bit_flipped_in_a_checkpoint_is_an_error(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    arrays = variables(np.arange(100, dtype="float32"))
+    folder.save_last({}, arrays)
+    path = tmp_path / "checkpoints" / "last.npz"
+    flip_bit(path, path.read_bytes().index(np.float32(50).tobytes()))
+    with pytest.raises(ConfigError, match=r"last\.npz: not a checkpoint \(Bad CRC-32.*remove it to start anew"):
+        folder.restore_variables(arrays)
+
+
+def test_a_checkpoint_whose_state_lacks_a_name_is_an_error(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    folder.save_last({"step": 1}, variables(np.float32(1)))
+    assert folder.read_state(required=("step", "variables"))["step"] == 1
+    with pytest.raises(ConfigError, match=r"last\.npz: not a checkpoint \(its state has no 'epoch'\); remove it"):
+        folder.read_state(required=("step", "epoch"))
+
+
 def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path):
     folder = RunFolder(str(tmp_path))
     folder.save_last({"step": 1}, variables(np.float32(1)))
@@ -87,6 +112,42 @@ def test_the_best_checkpoint_knows_its_value_and_loads_into_the_model(tmp_path):
     other.load_weights(tmp_path / "checkpoints" / "best.weights.h5")
     for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
         assert (expected == found).all()
+
+
+@pytest.fixture
+def best(tmp_path):
+    """Path of a best checkpoint of epoch 2."""
+    RunFolder(str(tmp_path)).save_best(small_model(), monitor="val_loss", value=0.25, epoch=2)
+    return tmp_path / "checkpoints" / "best.weights.h5"
+
+
+def test_a_bit_flipped_in_the_best_weights_is_an_error(best, tmp_path):
+    assert RunFolder(str(tmp_path)).check_best() == 2
+    with h5py.File(best) as file:
+        flip_bit(best, file["layers/dense/vars/0"].id.get_offset())
+    with pytest.raises(ConfigError, match=r"best\.weights\.h5: .*damaged: its SHA-256 does not fit its content.*copy"):
+        RunFolder(str(tmp_path)).check_best()
+
+
+def test_another_epochs_value_does_not_fit_the_best_weights(best, tmp_path):
+    with h5py.File(best, "a") as file:
+        file.attrs["epoch"] = 3
+    with pytest.raises(ConfigError, match="its SHA-256 does not fit"):
+        RunFolder(str(tmp_path)).check_best()
+
+
+def test_best_weights_of_before_there_were_digests_are_read(best, tmp_path):
+    with h5py.File(best, "a") as file:
+        del file.attrs["sha256"]
+    assert RunFolder(str(tmp_path)).check_best() == 2
+
+
+@pytest.mark.parametrize("name", ["epoch", "monitor", "value"])
+def test_best_weights_without_what_they_carry_are_an_error(best, tmp_path, name):
+    with h5py.File(best, "a") as file:
+        del file.attrs[name]
+    with pytest.raises(ConfigError, match=r"best\.weights\.h5: not a checkpoint of this program"):
+        RunFolder(str(tmp_path)).check_best()
 
 
 def test_history_is_a_table(tmp_path):

@@ -1,5 +1,6 @@
 """Promises of hpa_proto.schema and of the generated modules."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -37,6 +38,45 @@ def test_manifest_survives_the_round_trip():
     assert schema.format_manifest(schema.parse_manifest(text, source="m")) == text
 
 
+def swap_channels(content):
+    content["channels"][0], content["channels"][1] = content["channels"][1], content["channels"][0]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        swap_channels,
+        lambda content: content["classes"][0].update(name="Cytosol"),
+        lambda content: content["splits"][0].update(num_fovs=3),
+        lambda content: content["splits"][0]["num_examples_per_label"].update({"0": 2}),
+        lambda content: content.update(label_scope="all"),
+        lambda content: content.update(image_size_px=256),
+        lambda content: content.update(image_format="raw"),
+        lambda content: content.update(mask_background=True),
+        lambda content: content.pop("jpeg_quality"),
+        lambda content: content.update(later_field=1),
+        lambda content: content.update(digest="0" * 64),
+    ],
+)
+def test_edited_manifest_is_an_error_that_says_what_to_do(edit):
+    content = json.loads(schema.format_manifest(make_manifest()))
+    edit(content)
+    with pytest.raises(DatasetError, match=r"d/m\.json: was edited: its digest does not fit .*beam_jobs\.shard"):
+        schema.parse_manifest(json.dumps(content), source="d/m.json")
+
+
+def test_manifest_written_otherwise_is_the_same_manifest():
+    content = json.loads(schema.format_manifest(make_manifest()))
+    text = json.dumps(dict(reversed(content.items())), indent=7)
+    assert schema.parse_manifest(text, source="m") == make_manifest()
+
+
+def test_manifest_of_before_there_were_digests_is_read():
+    content = json.loads(schema.format_manifest(make_manifest()))
+    del content["digest"]
+    assert schema.parse_manifest(json.dumps(content), source="m") == make_manifest()
+
+
 def test_manifest_of_another_version_is_an_error_that_says_what_to_do():
     text = schema.format_manifest(make_manifest(schema_version=99))
     with pytest.raises(DatasetError, match=r"d/m.json: schema version 99.*beam_jobs.shard"):
@@ -58,10 +98,11 @@ def test_manifest_naming_a_file_outside_its_folder_is_an_error(name):
 
 
 def test_counts_that_do_not_add_up_are_an_error():
-    manifest = make_manifest()
-    manifest.shards[0].num_examples = 7
+    content = json.loads(schema.format_manifest(make_manifest()))
+    content["shards"][0]["num_examples"] = 7
+    # In words of its own, though the digest does not fit either.
     with pytest.raises(DatasetError, match="split train has 3 examples, its shards 8"):
-        schema.parse_manifest(schema.format_manifest(manifest), source="m")
+        schema.parse_manifest(json.dumps(content), source="m")
 
 
 def test_shard_that_stands_twice_is_an_error():

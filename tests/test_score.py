@@ -150,8 +150,9 @@ def test_more_or_fewer_rows_than_the_sample_are_an_error(config, tmp_path, chang
 
 
 def test_a_data_set_without_labels_is_no_truth(config, dataset, tmp_path):
-    manifest = json.loads((dataset.data_dir / schema.MANIFEST_NAME).read_text())
-    (tmp_path / schema.MANIFEST_NAME).write_text(json.dumps({**manifest, "label_scope": "unlabelled"}))
+    manifest = schema.parse_manifest((dataset.data_dir / schema.MANIFEST_NAME).read_text(), source="test")
+    manifest.label_scope = "unlabelled"
+    (tmp_path / schema.MANIFEST_NAME).write_text(schema.format_manifest(manifest))
     with pytest.raises(DatasetError, match="has no labels"):
         score.run(dataclasses.replace(config, data_dir=str(tmp_path)))
 

@@ -13,7 +13,7 @@ from beam_jobs import crop_codec, segment, segment_fovs
 from beam_jobs.cell_store import CellStore
 from beam_jobs.near_duplicates import perceptual_hash
 from beam_jobs.segment import SegmentConfig
-from hpa_proto import masks
+from hpa_proto import masks, storage
 from hpa_proto.errors import ConfigError, DatasetError
 
 
@@ -179,8 +179,52 @@ def test_altered_cell_is_an_error_that_names_file_and_offset(folder):
     data = bytearray(path.read_bytes())
     data[row.offset_bytes + 40] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(DatasetError, match=rf"{row.file}: corrupt record at byte {row.offset_bytes}"):
+    fault = rf"{row.file}: corrupt record at byte {row.offset_bytes} .*; delete the file and run `python -m beam_jobs.segment`"
+    with pytest.raises(DatasetError, match=fault):
         result.store.read_cell(row.file, offset_bytes=row.offset_bytes, length_bytes=row.length_bytes)
+    path.unlink()
+    with pytest.raises(DatasetError, match=rf"{row.file}: missing; run `python -m beam_jobs.segment` again"):
+        result.store.read_cell(row.file, offset_bytes=row.offset_bytes, length_bytes=row.length_bytes)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])])
+def test_fov_whose_cells_are_gone_or_cut_short_is_segmented_again(folder, damage):
+    first = segment.run(make_config(folder))
+    files = bytes_below(folder / "cells")
+    damage(folder / "cells" / first.cells["file"].iloc[0])
+    assert segment.run(make_config(folder)).num_segmented == 1
+    assert bytes_below(folder / "cells") == files
+
+
+def test_fov_whose_cells_are_gone_from_an_object_store_needs_work(folder):
+    first = segment.run(make_config(folder))
+    path = f"memory://{folder.name}-cells"
+    for file in (folder / "cells").rglob("*.*"):
+        storage.write_bytes(storage.join(path, str(file.relative_to(folder / "cells"))), file.read_bytes())
+    store = CellStore(path, first.store.digest)
+    ids = set(first.fovs["fov_id"])
+    assert store.finished_fovs(ids).keys() == ids
+    storage.remove(storage.join(path, first.cells["file"].iloc[0]))
+    assert store.finished_fovs(ids).keys() == ids - {first.cells["fov_id"].iloc[0]}
+
+
+@pytest.mark.parametrize("key", ["error_reason", "num_bytes", "offset_bytes", "solidity", "focus", "fov", "cells"])
+def test_note_with_a_key_renamed_is_an_error_that_says_what_to_do(folder, key):
+    first = segment.run(make_config(folder))
+    path = folder / "cells" / first.cells["file"].iloc[0].replace(".tfrecord", ".json")
+    path.write_text(path.read_text().replace(f'"{key}"', '"renamed"', 1))
+    with pytest.raises(DatasetError, match=rf"{path}: damaged: .*; delete it and run again"):
+        segment.run(make_config(folder))
+    path.unlink()
+    pd.testing.assert_frame_equal(segment.run(make_config(folder)).cells, first.cells)
+
+
+def test_fov_that_becomes_a_dead_letter_leaves_no_cells(folder):
+    first = segment.run(make_config(folder))
+    (folder / "images" / "fov-0_yellow.png").write_bytes(b"")
+    assert segment.run(make_config(folder, max_dead_fraction=1)).num_dead == 1
+    assert not (folder / "cells" / first.cells["file"].iloc[0]).exists()
+    assert len(bytes_below(folder / "cells")) == 3
 
 
 def test_bad_fovs_become_dead_letters_and_do_not_stop_the_rest(tmp_path):

@@ -1,5 +1,9 @@
 """Promises of hpa_proto.storage, on a local folder and on an fsspec URL."""
 
+import errno
+import functools
+import os
+import stat
 import sys
 import uuid
 
@@ -42,6 +46,14 @@ def test_failed_write_leaves_no_file_and_keeps_the_old_one(folder):
     assert storage.remove_temporary_files(folder) == 0
 
 
+def test_full_temporary_disk_is_named(monkeypatch):
+    path = f"memory://{uuid.uuid4().hex}/a.bin"
+    monkeypatch.setattr(storage.tempfile, "NamedTemporaryFile", functools.partial(open, "/dev/full", "wb"))
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"), storage.create(path) as file:
+        file.write(b"x")
+    assert not storage.exists(path)
+
+
 def test_file_is_not_there_before_it_is_whole(folder):
     path = storage.join(folder, "a.bin")
     with storage.create(path) as file:
@@ -49,6 +61,29 @@ def test_file_is_not_there_before_it_is_whole(folder):
         assert not storage.exists(path)
         assert storage.list_files(folder) == []
     assert storage.size(path) == 4
+
+
+def test_file_and_then_its_new_name_are_flushed_to_the_disk(tmp_path, monkeypatch):
+    flushed, path = [], tmp_path / "a.bin"
+    fsync = os.fsync
+
+    def note(descriptor):
+        flushed.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    storage.write_bytes(str(path), b"x")
+    assert flushed == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES])
+def test_file_system_that_flushes_no_folders_is_written_to_all_the_same(tmp_path, monkeypatch, number):
+    def fail(path, flags):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    storage.write_bytes(str(tmp_path / "a.bin"), b"x")
+    assert (tmp_path / "a.bin").read_bytes() == b"x"
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):

@@ -159,8 +159,10 @@ def test_confidences_stay_in_range_where_a_softmax_passes_one(config):
 
 def test_predictions_of_another_data_set_are_an_error(config, dataset, tmp_path):
     other = shutil.copytree(dataset.data_dir, tmp_path / "other")
-    manifest = other / schema.MANIFEST_NAME
-    manifest.write_text(manifest.read_text().replace("unlabelled", "all"))
+    path = other / schema.MANIFEST_NAME
+    manifest = schema.parse_manifest(path.read_text(), source="test")
+    manifest.label_scope = "all"
+    path.write_text(schema.format_manifest(manifest))
     with pytest.raises(DatasetError, match="made from another data set"):
         submit.run(dataclasses.replace(config, data_dir=str(other)))
 

@@ -121,10 +121,11 @@ class Training:
         self._start()
 
     def _start(self) -> None:
-        found = self.folder.read_state()
+        names = [field.name for field in dataclasses.fields(RunState)]
+        found = self.folder.read_state(required=names)
         self.state = RunState(backbone_trainable=not self._config.freeze)
         if found is not None:
-            self.state = RunState(**{field.name: found[field.name] for field in dataclasses.fields(RunState)})
+            self.state = RunState(**{name: found[name] for name in names})
         self._compile()
         if found is not None:
             self.folder.restore_variables(self._variables())

@@ -2,19 +2,20 @@
 
 checkpoints/last.npz holds all that the run needs to go on as if it had not stopped; its record "state" is JSON.
 checkpoints/best.weights.h5 are the classifier's weights of the best epoch (`keras.Model.load_weights` reads them) and carry
-that epoch's value themselves, so the two cannot disagree.
+that epoch's value and their own SHA-256 themselves, so that none of them can be of another epoch.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.metadata
 import io
 import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ import numpy as np
 
 from hpa_proto import json_text, storage
 from hpa_proto.errors import ConfigError, reason_of
-from hpa_proto.redaction import redact
+from hpa_proto.redaction import redact_arguments
 
 CONFIG_NAME = "config.json"
 HISTORY_NAME = "history.csv"
 LAST_NAME = "checkpoints/last.npz"
 BEST_NAME = "checkpoints/best.weights.h5"
 _PACKAGES = ("hpa-single-cell", "keras", "tensorflow", "jax", "torch", "numpy")
+# What NumPy and HDF5 raise when they read a damaged file.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
 class RunFolder:
@@ -59,7 +62,7 @@ class RunFolder:
         if not path.exists():
             if (self.path / LAST_NAME).exists():
                 raise ConfigError(f"{self.path}: has a checkpoint but no {CONFIG_NAME}; choose another --name")
-            about = {"run": record, "versions": versions(), "command_line": [redact(argument) for argument in sys.argv]}
+            about = {"run": record, "versions": versions(), "command_line": redact_arguments(sys.argv)}
             _write(path, lambda name: Path(name).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8"))
             return
         differing = _differences(read_record(str(self.path)), record)
@@ -76,7 +79,7 @@ class RunFolder:
           state: JSON values.
           variables: of model and optimizer, in an order that a new process repeats.
         """
-        arrays = {f"v{index:05d}": keras.ops.convert_to_numpy(v) for index, v in enumerate(variables)}
+        arrays = {_array_name(index): keras.ops.convert_to_numpy(v) for index, v in enumerate(variables)}
         arrays["state"] = np.frombuffer(json.dumps({**state, "variables": _describe(variables)}).encode(), np.uint8)
 
         def write(name: str) -> None:
@@ -85,38 +88,44 @@ class RunFolder:
 
         _write(self.path / LAST_NAME, write)
 
-    def read_state(self) -> dict[str, Any] | None:
+    def read_state(self, *, required: Iterable[str] = ()) -> dict[str, Any] | None:
         """Reads the state of the last checkpoint; None where there is none.
 
+        Args:
+          required: names that it must have.
+
         Raises:
-          ConfigError: it cannot be read.
+          ConfigError: it cannot be read, or lacks one of them.
         """
         path = self.path / LAST_NAME
         if not path.exists():
             return None
         try:
             with np.load(path) as arrays:
-                return json_text.parse(arrays["state"].tobytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"{path}: not a checkpoint ({error}); remove it to start anew") from error
+                state = json_text.parse(arrays["state"].tobytes())
+            missing = sorted(set(required) - set(state))
+        except _DAMAGE as error:
+            raise _no_checkpoint(path, reason_of(error)) from error
+        if missing:
+            raise _no_checkpoint(path, f"its state has no {missing[0]!r}")
+        return state
 
     def restore_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Sets variables to the last checkpoint's.
 
         Raises:
-          ConfigError: the checkpoint is another model's or optimizer's.
+          ConfigError: the checkpoint is another model's or optimizer's, or damaged.
         """
         path = self.path / LAST_NAME
-        found, wanted = self.read_state()["variables"], _describe(variables)
+        found, wanted = self.read_state(required=("variables",))["variables"], _describe(variables)
         if found != wanted:
             example = next((f"{a} instead of {b}" for a, b in zip(found, wanted, strict=False) if a != b), "")
             raise ConfigError(
                 f"{path}: a checkpoint of another model or optimizer ({len(found)} variables instead of {len(wanted)}"
                 f"{'; ' + example if example else ''}); choose another --name"
             )
-        with np.load(path) as arrays:
-            for index, variable in enumerate(variables):
-                variable.assign(arrays[f"v{index:05d}"])
+        for variable, array in zip(variables, _read_arrays(path, num_arrays=len(variables)), strict=True):
+            variable.assign(array)
 
     def save_best(self, classifier: keras.Model, *, monitor: str, value: float, epoch: int) -> None:
         """Writes the classifier's weights with the value that made them the best."""
@@ -125,6 +134,7 @@ class RunFolder:
             classifier.save_weights(name)
             with h5py.File(name, "a") as file:
                 file.attrs.update(monitor=monitor, value=value, epoch=epoch)
+                file.attrs["sha256"] = _content_digest(file)
 
         # Keras goes by the ending.
         _write(self.path / BEST_NAME, write, suffix=".weights.h5")
@@ -137,8 +147,25 @@ class RunFolder:
         try:
             with h5py.File(path) as file:
                 return str(file.attrs["monitor"]), float(file.attrs["value"])
-        except (OSError, KeyError) as error:
-            raise ConfigError(f"{path}: not a checkpoint of this program ({error})") from error
+        except _DAMAGE as error:
+            raise _no_best(path, reason_of(error)) from error
+
+    def check_best(self) -> int:
+        """Compares the best checkpoint with its SHA-256, which those of older versions lack; returns its epoch.
+
+        Raises:
+          ConfigError: it is damaged, or not of this program.
+        """
+        path = self.path / BEST_NAME
+        try:
+            with h5py.File(path) as file:
+                epoch = int(file.attrs["epoch"])
+                is_sound = file.attrs.get("sha256") in (None, _content_digest(file))
+        except _DAMAGE as error:
+            raise _no_best(path, reason_of(error)) from error
+        if not is_sound:
+            raise _no_best(path, "damaged: its SHA-256 does not fit its content")
+        return epoch
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes history.csv, a row per epoch; the first row has all columns."""
@@ -192,6 +219,43 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _no_checkpoint(path: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{path}: not a checkpoint ({reason}); remove it to start anew")
+
+
+def _no_best(path: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: not a checkpoint of this program ({reason}); copy the run again, choose --checkpoint=last, or train again"
+    )
+
+
+def _array_name(index: int) -> str:
+    return f"v{index:05d}"
+
+
+def _read_arrays(path: Path, *, num_arrays: int) -> Iterator[np.ndarray]:
+    try:
+        with np.load(path) as arrays:
+            for index in range(num_arrays):
+                yield arrays[_array_name(index)]
+    except _DAMAGE as error:
+        raise _no_checkpoint(path, reason_of(error)) from error
+
+
+def _content_digest(file: h5py.File) -> str:
+    """SHA-256, hex, of the weights and what is said of them: HDF5 is free to arrange equal content in different bytes."""
+    about = [str(file.attrs["monitor"]), float(file.attrs["value"]), int(file.attrs["epoch"])]
+    digest = hashlib.sha256(json.dumps(about).encode())
+
+    def add(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset):
+            digest.update(f"{name} {item.dtype} {item.shape} ".encode())
+            digest.update(item[()].tobytes())
+
+    file.visititems(add)
+    return digest.hexdigest()
 
 
 def _describe(variables: Sequence[keras.Variable]) -> list[str]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 
 from hpa_proto import cells_pb2, schema
@@ -51,7 +50,7 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
       checkpoint: "best" (by what the run monitors) or "last".
 
     Raises:
-      ConfigError: the folder is no run, has no such checkpoint, or one of another model.
+      ConfigError: the folder is no run, has no such checkpoint, or one of another model or a damaged one.
     """
     if checkpoint not in CHECKPOINTS:
         raise ConfigError(f"--checkpoint={checkpoint}: choose one of {', '.join(CHECKPOINTS)}")
@@ -82,14 +81,12 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
 
 def _load_best(folder: run_folder.RunFolder, model: training_model.TrainingModel) -> int:
     path = folder.path / run_folder.BEST_NAME
-    # Complains about a file that the program did not write.
-    folder.best()
+    epoch = folder.check_best()
     try:
         model.classifier.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: not the weights of the run's model ({error})") from error
-    with h5py.File(path) as file:
-        return int(file.attrs["epoch"])
+    return epoch
 
 
 def _load_last(
@@ -97,7 +94,7 @@ def _load_last(
 ) -> int:
     # The checkpoint holds model and optimizer as one list, and the averages are the optimizer's: both are made as the
     # training makes them. The schedule's lengths do not matter here.
-    state = folder.read_state()
+    state = folder.read_state(required=("backbone_trainable", "epoch"))
     model.set_backbone_trainable(state["backbone_trainable"])
     optimizer = optimizers.build_optimizer(config.optimizer, steps_per_epoch=1, epochs=1, scale_loss=scale_loss)
     optimizer.build(model.trainable_variables)

@@ -180,7 +180,9 @@ def test_error_of_a_worker_is_the_jobs_last_line(local, job_endpoint, tmp_path):
     done = run_shard(tmp_path, *flags)
     assert done.returncode == 1
     last = done.stderr.rstrip().splitlines()[-1]
-    assert last == f"error: {file}: corrupt record at byte 0 (CRC32C does not match)"
+    assert last == f"error: {file}: corrupt record at byte 0 (CRC32C does not match); delete the file and run " + (
+        "`python -m beam_jobs.segment` again"
+    )
     assert not (tmp_path / "dataset" / "manifest.json").exists()
     record(
         "A damaged cell file, met by a worker of `--runner=PortableRunner`",
