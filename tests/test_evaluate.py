@@ -11,6 +11,7 @@ import pytest
 import random_predictions
 import tiny_train
 import trainer_data
+from hpa_proto import schema
 from hpa_proto.errors import ConfigError
 from trainer import evaluate, evaluation, evaluation_report, models, predict, run_folder, shards
 from trainer.config import TrainConfig
@@ -197,8 +198,9 @@ def test_errors_are_one_line(files, folders, tmp_path, capsys):
     junk = tmp_path / "junk.parquet"
     junk.write_bytes(b"junk")
     unlabelled = trainer_data.write_dataset(tmp_path / "unlabelled", label_sets={"test": [()]})
-    text = (unlabelled / "manifest.json").read_text()
-    (unlabelled / "manifest.json").write_text(text.replace('"label_scope": "all"', '"label_scope": "unlabelled"'))
+    manifest = schema.parse_manifest((unlabelled / "manifest.json").read_text(), source="")
+    manifest.label_scope = "unlabelled"
+    (unlabelled / "manifest.json").write_text(schema.format_manifest(manifest))
     cases = {
         (): "give --predictions, or --run_dir and --data_dir to make them",
         (f"--run_dir={folders[0]}",): "give --predictions, or --run_dir and --data_dir",
