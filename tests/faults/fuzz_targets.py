@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import io
 import json
+import re
 import struct
 import zipfile
 import zlib
@@ -170,7 +171,7 @@ def _stored_cell(data: bytes) -> None:
 def _cell_reference(data: bytes) -> None:
     """A row of cells.parquet: file, offset and length as text."""
     file, offset, length = (*_text(data).split("\n"), "0", "0")[:3]
-    numbers = [int(text) for text in (offset, length) if text.lstrip("-").isdecimal() and len(text) < 19]
+    numbers = [int(text) for text in (offset, length) if re.fullmatch(r"-?\d{1,18}", text)]
     if len(numbers) == 2:
         CellStore(_FOLDER, "digest").read_cell(file, offset_bytes=numbers[0], length_bytes=numbers[1])
 
