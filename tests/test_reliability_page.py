@@ -4,15 +4,22 @@ import dataclasses
 import pathlib
 import re
 
-import pytest
-
 from faults import reliability
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PAGE = _ROOT / "RELIABILITY.md"
 
 
-@pytest.mark.skipif(not _PAGE.exists(), reason="not made yet")
+def test_page_has_every_part_of_a_full_run():
+    text = _PAGE.read_text()
+    assert tuple(re.findall("^## (.*)$", text, re.MULTILINE)) == reliability.PARTS
+    kills = re.findall(r"^\| SIGKILL to .* at random moments .*?\| (\d+) kills in", text, re.MULTILINE)
+    assert len(kills) == 3
+    assert sum(map(int, kills)) >= 30
+    assert "of 489,871 tiny cells in 21,806 FOVs" in text
+    assert re.findall(r"!\[.*\]\((.*)\)", text), "no picture of the memory at full size"
+
+
 def test_page_names_only_what_is_there():
     text = _PAGE.read_text()
     assert "| `python -m pytest" in text
@@ -41,3 +48,8 @@ def test_rows_are_written_only_where_they_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("RELIABILITY_OUT", str(tmp_path / "rows.jsonl"))
     reliability.record(row)
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_a_program_said_is_one_piece_of_code():
+    assert reliability.quote("error: run `make demo` again") == "`error: run make demo again`"
+    assert reliability.quote("x" * 200, max_length=20) == f"`{'x' * 17}...`"

@@ -14,6 +14,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -93,8 +94,16 @@ def _checkpoint(data: bytes) -> Content:
     with np.load(io.BytesIO(data)) as arrays:
         content = {name: (str(arrays[name].dtype), arrays[name].tobytes()) for name in arrays.files if name != "state"}
         state = json.loads(arrays["state"].tobytes())
-    state["history"] = [{name: value for name, value in row.items() if name not in _SPEEDS} for row in state["history"]]
-    return content | {"state": state}
+    return content | {"state": _without_speeds(state)}
+
+
+def _metrics(data: bytes) -> Content:
+    return _without_speeds(json.loads(data))
+
+
+def _without_speeds(content: dict[str, Any]) -> Content:
+    history = [{name: value for name, value in row.items() if name not in _SPEEDS} for row in content["history"]]
+    return content | {"history": history}
 
 
 def _hdf5(data: bytes) -> Content:
@@ -113,12 +122,13 @@ def _hdf5(data: bytes) -> Content:
 
 _TIMES = "they are measured"
 ALLOWED = (
-    Allowance("*fovs/??/*.json", "times of a FOV (*_msec)", _TIMES, _fov_note),
-    Allowance("*fovs.parquet", "times of a FOV (*_msec)", _TIMES, _fov_table),
+    Allowance("*fovs/??/*.json", "times of a FOV (`*_msec`)", _TIMES, _fov_note),
+    Allowance("*fovs.parquet", "times of a FOV (`*_msec`)", _TIMES, _fov_table),
     Allowance("*manifest.json", "command_line", "it names the folders; the digest covers it", _manifest),
     Allowance("*runs/*/config.json", "command_line, manifest_sha256", "they follow the folders' names", _run_config),
     Allowance("*runs/*/history.csv", ", ".join(_SPEEDS), "they are measured", _history),
     Allowance("*runs/*/checkpoints/last.npz", f"{', '.join(_SPEEDS)} in its history", "they are measured", _checkpoint),
+    Allowance("*report/metrics.json", f"{', '.join(_SPEEDS)} in its history", "they are measured", _metrics),
     Allowance("*runs/*/checkpoints/*.h5", "the arrangement in the file", "HDF5 is free to choose it", _hdf5),
     Allowance("*runs/*/tensorboard/*", "all", "TensorBoard writes times, host and process into name and events", None),
 )

@@ -70,6 +70,12 @@ def record(trial: Trial) -> None:
             file.write(json.dumps(dataclasses.asdict(trial)) + "\n")
 
 
+def quote(text: str, *, max_length: int = 140) -> str:
+    """Makes code of what a program said: cut short, and without backticks of its own, which would end it."""
+    plain = text.replace("`", "").strip()
+    return f"`{plain if len(plain) <= max_length else plain[: max_length - 3] + '...'}`"
+
+
 def render(trials: list[Trial]) -> str:
     """Writes the page."""
     latest = {(trial.part, trial.fault): trial for trial in trials}

@@ -154,3 +154,15 @@ def test_two_empty_folders_show_nothing(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     assert compare_trees.main(["compare_trees", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+
+
+@pytest.mark.parametrize(("name", "is_equal"), [("images_per_second", True), ("loss", False)])
+def test_a_report_may_differ_in_the_speed_of_training_alone(tmp_path, name, is_equal):
+    metrics = {"accuracy": 0.9, "history": [{"loss": 1.5, "images_per_second": 90.7}]}
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        path = folder / "runs" / "first" / "report" / "metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(metrics))
+        metrics["history"][0][name] = 0.5
+    assert (compare_trees.compare(*folders).different == []) == is_equal

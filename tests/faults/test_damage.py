@@ -178,8 +178,8 @@ def test_inspect_and_training_name_the_damage_in_the_same_words(damaged, trainer
                 part="Damage",
                 fault=f"{name[0].upper()}{name[1:]}",
                 times="1 data set",
-                outcome="`beam_jobs.inspect` and `trainer.train`: "
-                + str(caught.value).replace(f"{data_dir}/", "")[:120].rstrip(),
+                outcome="`beam_jobs.inspect` and `trainer.train` say "
+                + reliability.quote(str(caught.value).replace(f"{data_dir}/", "")),
                 promise="A data set is what its manifest says, or no step is trained on it.",
                 command="python -m pytest -m slow tests/faults/test_damage.py",
             )

@@ -58,8 +58,8 @@ def test_full_disk_stops_the_job_and_room_lets_it_go_on(make_command, request, t
             part="Full disk",
             fault=f"`{make_command.__name__}` on a disk that holds a part of its result ({disk.kind})",
             times=" and ".join(f"{share:.0%}" for share in _SHARES[make_command]),
-            outcome=f"status 1 and one line, as `{said[0][:80]}...`; no half file; with room the same command {goes_on} and "
-            "ends with the bytes of an undisturbed run",
+            outcome=f"status 1 and one line, as {reliability.quote(said[0])}; no half file; with room the same command "
+            f"{goes_on} and ends with the bytes of an undisturbed run",
             promise="A full disk costs the time until there is room, nothing else.",
             command="python -m pytest -m slow tests/faults/test_full_disk.py",
         )

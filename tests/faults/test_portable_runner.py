@@ -186,5 +186,5 @@ def test_error_of_a_worker_is_the_jobs_last_line(local, job_endpoint, tmp_path):
     assert not (tmp_path / "dataset" / "manifest.json").exists()
     record(
         "A damaged cell file, met by a worker of `--runner=PortableRunner`",
-        f"status 1; last line `error: {file.name}{last.partition(file.name)[2]}`; no manifest",
+        f"status 1; last line {reliability.quote(f'error: {file.name}{last.partition(file.name)[2]}')}; no manifest",
     )
