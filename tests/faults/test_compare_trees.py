@@ -133,7 +133,7 @@ def _change_the_history(folder):
         (_flip_a_bit, "train-"),
         (_lose_a_file, "fov-2.tfrecord: only in"),
         (_add_a_file, ".tmp-x: only in"),
-        (_change_the_fov_table, "fovs.parquet: differs beyond times of a FOV (*_msec): num_cells"),
+        (_change_the_fov_table, "fovs.parquet: differs beyond times of a FOV (`*_msec`): num_cells"),
         (_change_a_note, "fov-1.json"),
         (_change_the_manifest, "manifest.json: differs beyond command_line: image_size_px"),
         (_change_a_weight, "last.npz"),
