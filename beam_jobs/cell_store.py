@@ -6,9 +6,9 @@
     <store>/fovs/<2 hex digits>/<fov_id>.json       the FOV's row and its cells' rows, or the error; written last
     <store>/cells.parquet, fovs.parquet, dead_letters.jsonl    made from the .json files at the end of a job
 
-A FOV is finished when its .json file says so under the store's digest. The .json files let a later job make its tables
-without opening a hundred gigabytes of pictures. A hundred thousand files in one folder are slow on many file systems:
-the two digits, from a hash of the id, fan them out.
+A FOV is finished when its .json file says so under the store's digest and its cells are there. The .json files let a later
+job make its tables without opening a hundred gigabytes of pictures. A hundred thousand files in one folder are slow on many
+file systems: the two digits, from a hash of the id, fan them out.
 """
 
 from __future__ import annotations
