@@ -20,6 +20,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from hpa_proto import zip_file
 from hpa_proto.errors import ConfigError
 from trainer import backbones, probabilities  # noqa: F401  (registers the layer that exported models end with)
 
@@ -156,12 +157,13 @@ def _read_h5(file: WeightsFile) -> _Source:
 def _read_keras(file: WeightsFile) -> _Source:
     try:
         with zipfile.ZipFile(file.path) as archive:
+            zip_file.check_members(archive)
             num_bytes = sum(member.file_size for member in archive.infolist())
         if num_bytes > _MAX_ZIP_RATIO * file.path.stat().st_size:
             raise ValueError(f"it would become {num_bytes:,} bytes, far more than the file has")
         # safe_mode: a file from elsewhere must not run code.
         model = keras.saving.load_model(file.path, compile=False, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+    except (*zip_file.DAMAGE, OSError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file.path}: not a Keras model that can be loaded safely: {error}") from error
     classifier = _find_classifier(model)
     if classifier is None:

@@ -14,7 +14,6 @@ import io
 import json
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import h5py
 import keras
 import numpy as np
 
-from hpa_proto import json_text, storage
+from hpa_proto import json_text, storage, zip_file
 from hpa_proto.errors import ConfigError, reason_of
 from hpa_proto.redaction import redact_arguments
 
@@ -33,7 +32,7 @@ LAST_NAME = "checkpoints/last.npz"
 BEST_NAME = "checkpoints/best.weights.h5"
 _PACKAGES = ("hpa-single-cell", "keras", "tensorflow", "jax", "torch", "numpy")
 # What NumPy and HDF5 raise when they read a damaged file.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
+_DAMAGE = (*zip_file.ARRAY_DAMAGE, OSError)
 
 
 class RunFolder:

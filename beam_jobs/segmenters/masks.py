@@ -6,9 +6,7 @@ import dataclasses
 import io
 import math
 import os
-import tokenize
 import zipfile
-import zlib
 from typing import IO
 
 import numpy as np
@@ -16,7 +14,7 @@ from skimage import measure
 
 from beam_jobs import mask_metrics
 from beam_jobs.segmenters.segmentation import Segmentation, raster_order
-from hpa_proto import picture_file, storage
+from hpa_proto import picture_file, storage, zip_file
 from hpa_proto.errors import ConfigError, FovError
 from hpa_proto.redaction import redact
 
@@ -30,21 +28,8 @@ _SPECK_SHARE = 0.05
 # 16,384 px squared.
 _MAX_PIXELS = 1 << 28
 
-# What numpy and zipfile raise on a damaged file.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    NotImplementedError,
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# A file that cannot be read at all too: it must cost one FOV, not the job.
+_DAMAGE = (*zip_file.ARRAY_DAMAGE, OSError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +149,7 @@ def _decode_array(data: bytes) -> np.ndarray:
     if not data.startswith(b"PK"):
         return _read_array(io.BytesIO(data))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        zip_file.check_members(archive)
         names = archive.namelist()
         if len(names) != 1:
             raise ValueError(f"{len(names)} arrays ({', '.join(names)}); wanted: one")

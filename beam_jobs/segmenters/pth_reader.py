@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _compat_pickle
 import collections
+import errno
 import io
 import pickle
 import struct
@@ -19,7 +20,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from hpa_proto import storage
+from hpa_proto import storage, zip_file
 from hpa_proto.errors import ConfigError
 
 _DTYPES = {
@@ -40,23 +41,8 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_PROGRAM_BYTES = 64 << 20
 _MAX_MODULES = 10_000
 
-# What pickle, zipfile, zlib, struct and numpy raise on a damaged file.
-_DAMAGE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    NotImplementedError,
-    RecursionError,
-    AssertionError,
-)
+# What zipfile, pickle, struct and numpy raise on a damaged file.
+_DAMAGE = (*zip_file.DAMAGE, pickle.UnpicklingError, TypeError, AttributeError, AssertionError)
 
 
 class _Record:
@@ -189,7 +175,10 @@ def read_pth(path: str) -> dict[str, np.ndarray]:
             tensors = dict(_named_tensors(found))
         except ConfigError:
             raise
-        except _DAMAGE as error:
+        except (*_DAMAGE, OSError) as error:
+            # A damaged archive may send the reader to a place before the file's start; every other OSError is the disk's.
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
             raise ConfigError(f"{path}: damaged, or no file of torch.save ({error}); fetch it again") from error
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
@@ -200,6 +189,7 @@ def read_pth(path: str) -> dict[str, np.ndarray]:
 
 def _read_zip(file: BinaryIO, storages: _Storages, *, path: str) -> object:
     with zipfile.ZipFile(file) as archive:
+        zip_file.check_members(archive)
         programs = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(programs) != 1:
             raise pickle.UnpicklingError(f"{len(programs)} files called data.pkl in the archive; wanted: one")
