@@ -4,8 +4,8 @@
 
 An id is <antibody>_<plate>_<well>_<field>, as 10005_921_B9_1; 10005/921_B9_1 and the whole address
 https://images.proteinatlas.org/10005/921_B9_1 mean the same. --ids takes a file with an id a line, or ids with commas between.
-Writes <id>_red.jpg, _green, _blue and _yellow, which `beam_jobs.convert --images` reads; --format=tif fetches the lossless
-originals (several times as large; the Atlas does not have them of every FOV).
+Writes, to a folder or a URL (s3://, gs://), <id>_red.jpg, _green, _blue and _yellow, which `beam_jobs.convert --images`
+reads; --format=tif fetches the lossless originals (several times as large; the Atlas does not have them of every FOV).
 
 One request at a time and at most --max_rate a second: the server belongs to others too. Stopped in the middle? The same
 command goes on. fetched.jsonl has a line a file: address, size, sha256. A FOV that cannot be had does not stop the others;
@@ -14,11 +14,11 @@ they are listed at the end, with status 1. The images are under the Atlas's lice
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
 import http.client
-import json
 import os
 import re
 import sys
@@ -32,11 +32,11 @@ import tqdm
 from absl import flags
 
 from beam_jobs import command
-from hpa_proto import schema, storage
+from beam_jobs.fetch_notes import NOTES_NAME, FetchNotes
+from hpa_proto import folder_lock, schema, storage
 from hpa_proto.errors import ConfigError
 
 BASE_URL = "https://images.proteinatlas.org"
-NOTES_NAME = "fetched.jsonl"
 _ID = re.compile(r"(\d+)[/_]([A-Za-z0-9]+(?:_[A-Za-z0-9]+)+)")
 _TIMEOUT_SEC = 60
 _LONGEST_WAIT_SEC = 120.0
@@ -56,7 +56,7 @@ class FetchConfig:
 
     Attributes:
       ids: image ids in any of their forms.
-      out_dir: local folder.
+      out_dir: folder or fsspec URL.
       base_url: of the server; a FOV lies at <base_url>/<antibody>/<plate>_<well>_<field>_<channel>.<format>.
       image_format: "jpg" or "tif".
       max_rate: requests a second, at most.
@@ -75,8 +75,6 @@ class FetchConfig:
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("https://", "http://")):
             raise ConfigError(f"--base_url={self.base_url}: give an http:// or https:// address")
-        if storage.is_url(self.out_dir):
-            raise ConfigError(f"--out_dir={self.out_dir}: give a local folder")
         if self.image_format not in _SUFFIXES:
             raise ConfigError(f"--format={self.image_format}: choose one of {', '.join(_SUFFIXES)}")
         if not self.max_rate > 0 or self.num_tries < 1:
@@ -114,21 +112,25 @@ def run(config: FetchConfig) -> FetchResult:
     """Fetches what is not there yet.
 
     Raises:
-      ConfigError: an id that is none.
+      ConfigError: an id that is none, or another job fetches to the same URL.
       OSError: no room, no right to write, or a server that fails for several FOVs in turn.
     """
     fovs = dict(parse_id(text) for text in config.ids)
-    notes_path = os.path.join(config.out_dir, NOTES_NAME)
-    notes = _read_notes(notes_path)
+    # On a disk two jobs may append to the same notes.
+    with folder_lock.hold(config.out_dir) if storage.is_url(config.out_dir) else contextlib.nullcontext():
+        return _fetch_missing(config, fovs)
+
+
+def _fetch_missing(config: FetchConfig, fovs: dict[str, str]) -> FetchResult:
+    notes = FetchNotes(config.out_dir)
     failures: dict[str, str] = {}
     num_fetched = num_bytes = num_there = num_in_vain = 0
     clock = _Clock(config.max_rate)
-    with open(notes_path, "a", encoding="utf-8") as notes_file:
+    with notes.adding() as add_note:
         for fov_id, place in tqdm.tqdm(fovs.items(), desc="fetch", unit="FOV", disable=not sys.stderr.isatty()):
             for channel in schema.CHANNELS:
                 name = f"{fov_id}_{channel}.{config.image_format}"
-                path = os.path.join(config.out_dir, name)
-                if name in notes and storage.size(path) == notes[name]:
+                if notes.has(name):
                     num_there += 1
                     continue
                 url = f"{config.base_url.rstrip('/')}/{place}_{channel}.{_SUFFIXES[config.image_format]}"
@@ -139,10 +141,8 @@ def run(config: FetchConfig) -> FetchResult:
                     failures[fov_id] = str(error)
                     num_in_vain = num_in_vain + 1 if isinstance(error, _ServerError) else 0
                     break
-                storage.write_bytes(path, data)
-                note = {"name": name, "url": url, "num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                notes_file.write(json.dumps(note) + "\n")
-                notes_file.flush()
+                storage.write_bytes(storage.join(config.out_dir, name), data)
+                add_note({"name": name, "url": url, "num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
                 num_fetched += 1
                 num_bytes += len(data)
                 num_in_vain = 0
@@ -169,8 +169,8 @@ def parse_id(text: str) -> tuple[str, str]:
 
 
 def read_ids(text: str) -> tuple[str, ...]:
-    """Reads --ids: a file with an id a line, or ids with commas between."""
-    if os.path.isfile(text):
+    """Reads --ids: a file, or its URL, with an id a line, or ids with commas between, which may be http addresses."""
+    if os.path.isfile(text) or (storage.is_url(text) and not text.startswith("http")):
         return tuple(line.strip() for line in storage.read_text(text).splitlines() if line.strip())
     return tuple(token.strip() for token in text.split(",") if token.strip())
 
@@ -239,22 +239,6 @@ def _unpack(data: bytes, url: str, image_format: str) -> bytes:
     return data
 
 
-def _read_notes(path: str) -> dict[str, int]:
-    """Reads the sizes of the files noted so far; drops a last line that a killed run left unfinished."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    if not os.path.exists(path):
-        return {}
-    text = storage.read_text(path)
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        storage.write_text(path, whole)
-    try:
-        notes = [json.loads(line) for line in whole.splitlines()]
-        return {note["name"]: note["num_bytes"] for note in notes}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not the notes of earlier fetches ({error}); move it away") from error
-
-
 def describe(config: FetchConfig, result: FetchResult) -> str:
     """Writes what was done."""
     lines = [
@@ -267,8 +251,8 @@ def describe(config: FetchConfig, result: FetchResult) -> str:
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("ids", None, "File with an image id a line, or ids with commas between.")
-    flags.DEFINE_string("out_dir", None, "Folder for the images.")
+    flags.DEFINE_string("ids", None, "File or URL (s3://, gs://) with an image id a line, or ids with commas between.")
+    flags.DEFINE_string("out_dir", None, "Folder or URL (s3://, gs://) for the images.")
     flags.DEFINE_string("base_url", BASE_URL, "Address of the image server.")
     flags.DEFINE_enum("format", "jpg", list(_SUFFIXES), "jpg, or tif: the lossless originals.")
     flags.DEFINE_float("max_rate", 2.0, "Requests a second, at most.")

@@ -1,105 +1,28 @@
 """Promises of fetching public FOVs, against a server on this machine: whole files, resumed, politely, with their sha256."""
 
-import contextlib
-import gzip
 import hashlib
-import http.server
 import json
 import subprocess
 import sys
-import threading
+import uuid
 
-import cv2
 import numpy as np
 import pytest
 
+import atlas_server
 import small_fovs
-from beam_jobs import fetch_hpa
+from atlas_server import FOV_IDS, IDS
+from beam_jobs import fetch_hpa, fetch_notes
 from beam_jobs.fetch_hpa import FetchConfig
 from beam_jobs.fov_reader import read_fov
 from beam_jobs.fov_source import find_fovs
-from hpa_proto import schema
+from hpa_proto import folder_lock, schema, storage
 from hpa_proto.errors import ConfigError
-
-IDS = ("10005_921_B9_1", "36/410_D12_2")
-FOV_IDS = ("10005_921_B9_1", "36_410_D12_2")
-
-
-class Server:
-    """Answers with `files`, unless `faults` has something else to say first: path -> answers, one a request."""
-
-    def __init__(self):
-        self.files = {}
-        self.faults = {}
-        self.requests = []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.requests.append(self.path)
-                if answers := outer.faults.get(self.path):
-                    answer = answers.pop(0)
-                    if answer == "cut":
-                        data = outer.files[self.path]
-                        self.send_response(200)
-                        self.send_header("Content-Length", str(len(data)))
-                        self.end_headers()
-                        self.wfile.write(data[: len(data) // 2])
-                        return
-                    if isinstance(answer, bytes):
-                        self.send_response(200)
-                        self.send_header("Content-Length", str(len(answer)))
-                        self.end_headers()
-                        self.wfile.write(answer)
-                        return
-                    status, headers = answer if isinstance(answer, tuple) else (answer, {})
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        self.send_header(name, value)
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                data = outer.files.get(self.path)
-                self.send_response(404 if data is None else 200)
-                self.send_header("Content-Length", str(len(data or b"")))
-                self.end_headers()
-                self.wfile.write(data or b"")
-
-            def log_message(self, *arguments):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    @contextlib.contextmanager
-    def running(self):
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
-
-
-def encode(plane, channel, suffix):
-    """As the Atlas has them: JPEG in the channel's colour, or a grey TIFF, gzipped."""
-    if suffix == "tif.gz":
-        return gzip.compress(cv2.imencode(".tif", plane)[1].tobytes())
-    shares = {"red": (0, 0, 1), "green": (0, 1, 0), "blue": (1, 0, 0), "yellow": (0, 1, 1)}[channel]
-    return cv2.imencode(".jpg", np.dstack([plane * share for share in shares]))[1].tobytes()
 
 
 @pytest.fixture
 def server():
-    made = Server()
-    for number, place in enumerate(("10005/921_B9_1", "36/410_D12_2")):
-        image, _, _ = small_fovs.draw_fov(seed=number)
-        for index, channel in enumerate(schema.CHANNELS):
-            for suffix in ("jpg", "tif.gz"):
-                made.files[f"/{place}_{channel}.{suffix}"] = encode(image[..., index], channel, suffix)
-    with made.running():
+    with atlas_server.serve() as made:
         yield made
 
 
@@ -121,7 +44,7 @@ def change(config, **values):
 
 
 def notes(config):
-    lines = (fetch_hpa.storage.read_text(f"{config.out_dir}/{fetch_hpa.NOTES_NAME}")).splitlines()
+    lines = (storage.read_text(f"{config.out_dir}/{fetch_hpa.NOTES_NAME}")).splitlines()
     return {note["name"]: note for note in map(json.loads, lines)}
 
 
@@ -276,6 +199,71 @@ def test_ids_come_from_a_file_or_from_the_flag(tmp_path):
     assert fetch_hpa.read_ids("10005_921_B9_1, 36/410_D12_2") == IDS
 
 
+def test_ids_come_from_a_store_or_are_addresses():
+    storage.write_text("memory://ids/ids.txt", "10005_921_B9_1\n36/410_D12_2\n")
+    assert fetch_hpa.read_ids("memory://ids/ids.txt") == IDS
+    addresses = tuple(f"https://images.proteinatlas.org/{name}" for name in ("10005/921_B9_1", "36/410_D12_2"))
+    assert fetch_hpa.read_ids(",".join(addresses)) == addresses
+
+
+@pytest.fixture
+def stored(config):
+    """The same to a store."""
+    return change(config, out_dir=f"memory://{uuid.uuid4().hex}/images")
+
+
+def read_all(config):
+    return {name: storage.read_bytes(f"{config.out_dir}/{name}") for name in sorted(storage.list_files(config.out_dir))}
+
+
+def test_a_store_gets_what_a_disk_gets(config, stored, server):
+    fetch_hpa.run(config)
+    fetch_hpa.run(stored)
+    assert read_all(stored) == read_all(config)
+    server.requests.clear()
+    assert fetch_hpa.run(stored).num_there == 8
+    assert server.requests == []
+
+
+def test_a_killed_run_costs_a_store_the_files_of_a_minute(stored, server, monkeypatch):
+    now, texts = [0.0], []
+    write_bytes, write_text = storage.write_bytes, storage.write_text
+
+    def write_file(path, data):
+        now[0] += 25
+        write_bytes(path, data)
+
+    def write_notes(path, text):
+        texts.append(text)
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch_notes.time, "monotonic", lambda: now[0])
+        patch.setattr(fetch_hpa.storage, "write_bytes", write_file)
+        patch.setattr(fetch_notes.storage, "write_text", write_notes)
+        fetch_hpa.run(stored)
+    assert [text.count("\n") for text in texts] == [3, 6, 8]
+    whole = read_all(stored)
+    # A kill after the seventh file leaves this.
+    storage.write_text(f"{stored.out_dir}/{fetch_notes.NOTES_NAME}", texts[1])
+    server.requests.clear()
+    assert fetch_hpa.run(stored).num_fetched == 2
+    assert len(server.requests) == 2
+    assert read_all(stored) == whole
+
+
+def test_an_error_costs_a_store_nothing(stored, server, waits):
+    server.faults["/36/410_D12_2_green.jpg"] = [500] * 6
+    assert set(fetch_hpa.run(stored).failures) == {FOV_IDS[1]}
+    assert len(notes(stored)) == 5
+    assert fetch_hpa.run(stored).num_there == 5
+
+
+def test_two_runs_do_not_write_the_same_notes_in_a_store(stored):
+    with folder_lock.hold(stored.out_dir), pytest.raises(ConfigError, match="another job is at work there"):
+        fetch_hpa.run(stored)
+
+
 def test_foreign_notes_are_an_error(config, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / fetch_hpa.NOTES_NAME).write_text("something else\n")
@@ -287,7 +275,6 @@ def test_foreign_notes_are_an_error(config, tmp_path):
     "wrong",
     [
         {"base_url": "ftp://there"},
-        {"out_dir": "s3://bucket/images"},
         {"image_format": "png"},
         {"max_rate": 0.0},
         {"num_tries": 0},
