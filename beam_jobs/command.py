@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,6 +16,7 @@ from hpa_proto.errors import ConfigError, DatasetError, explain
 CELLS_DIR = flags.DEFINE_string(
     "cells_dir", None, "Folder of the cell store, which beam_jobs.segment writes and beam_jobs.shard reads."
 )
+_STATUS_OF_CTRL_C = 130  # what shells expect
 NUM_WORKERS = flags.DEFINE_integer("num_workers", 1, "Processes of the local runner.", 1)
 
 
@@ -22,7 +25,7 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
 
     Args:
       main: takes the flags that are not the job's own (Beam's); returns the exit status, None for 0. A ConfigError, a
-        DatasetError or an OSError becomes one line on stderr and status 1.
+        DatasetError or an OSError becomes one line on stderr and status 1, Ctrl-C one and status 130.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -36,9 +39,16 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
                 status = 1
         sys.exit(status or 0)
 
+    signal.signal(signal.SIGINT, _stop)
     # What Beam says hides the job's progress bar and closing words.
     local_worker.quieten_beam()
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _stop(*_: object) -> None:
+    # At once, and the workers with it: Beam makes an error of an interrupt, and pages of tracebacks.
+    os.write(sys.stderr.fileno(), b"\nstopped; run the same command to go on\n")
+    os._exit(_STATUS_OF_CTRL_C)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import re
-import shlex
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from apache_beam.pipeline import Pipeline
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.transforms import environments
 
+from beam_jobs import forked_workers
 from hpa_proto.errors import ConfigError, DatasetError
 
 _ABORT_SECONDS = 3.0
@@ -64,12 +64,8 @@ def make_pipeline(beam_args: Sequence[str], *, num_workers: int) -> Pipeline:
     # The class and not the name "DirectRunner": that one first tries to download another runner.
     if num_workers == 1:
         return Pipeline(runner=fn_runner.FnApiRunner(), options=PipelineOptions(list(beam_args)))
-    _abort_when_a_worker_dies()
-    # Beam starts it through a shell, which is not to stand between the job and its worker.
-    command = f"exec {shlex.quote(sys.executable)} -m beam_jobs.local_worker"
-    local_runner = fn_runner.FnApiRunner(
-        default_environment=environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
-    )
+    forked_workers.use_forked_workers(on_death=_abort_unless_ending)
+    local_runner = fn_runner.FnApiRunner(default_environment=environments.SubprocessSDKEnvironment(""))
     options = PipelineOptions([*beam_args, f"--direct_num_workers={num_workers}"])
     return Pipeline(runner=local_runner, options=options)
 
@@ -102,28 +98,18 @@ def plain_errors() -> Iterator[None]:
             _aborts.pop().cancel()
 
 
-def _abort_when_a_worker_dies() -> None:
-    """Ends the job with a word when a worker process is killed, by the system for want of memory, say.
-
-    Beam notices it in a thread of its own, raises there, and the pipeline waits for ever.
-    """
-    default_hook = threading.excepthook
-
-    def hook(arguments: threading.ExceptHookArgs) -> None:
-        if not str(arguments.exc_value).startswith("Worker subprocess exited"):
-            default_hook(arguments)
-        elif _pipeline_runs.is_set():
-            # A pipeline that is ending anyway ends its workers, some of them roughly; the job has its own last word then.
-            _aborts.append(threading.Timer(_ABORT_SECONDS, _abort, [str(arguments.exc_value)]))
-            _aborts[-1].daemon = True
-            _aborts[-1].start()
-
-    threading.excepthook = hook
+def _abort_unless_ending(reason: str) -> None:
+    """Ends the job with a word when a worker process is killed, by the system for want of memory, say."""
+    if _pipeline_runs.is_set():
+        # A pipeline that is ending anyway ends its workers, some of them roughly; the job has its own last word then.
+        _aborts.append(threading.Timer(_ABORT_SECONDS, _abort, [reason]))
+        _aborts[-1].daemon = True
+        _aborts[-1].start()
 
 
 def _abort(reason: str) -> None:
     print(
-        f"\nerror: {reason} (137 or -9: killed, often for want of memory; try fewer --num_workers); "
+        f"\nerror: {reason} (-9: killed, often for want of memory; try fewer --num_workers); "
         "run the same command to go on",
         file=sys.stderr,
         flush=True,

@@ -121,7 +121,8 @@ def test_killed_job_goes_on_and_ends_with_the_same_bytes(tmp_path):
     assert not list((killed / "out").rglob(".tmp-*"))
 
 
-def test_killed_worker_ends_the_job_with_a_word(tmp_path):
+@pytest.mark.parametrize("killed", ["the process that starts the workers", "a worker"])
+def test_killed_worker_ends_the_job_with_a_word(killed, tmp_path):
     folder = small_fovs.write_set(tmp_path, num_fovs=60, height=256, width=256, num_cells=9)
     job = subprocess.Popen(
         command(folder, "--num_workers=2"),
@@ -130,18 +131,44 @@ def test_killed_worker_ends_the_job_with_a_word(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    workers = []
+    processes = []
     deadline = time.monotonic() + 120
-    while len(workers) < 2 or not list((folder / "out" / "cells" / "fovs").rglob("*.json")):
+    while len(processes) < 3 or not list((folder / "out" / "cells" / "fovs").rglob("*.json")):
         assert job.poll() is None, "the job ended before a worker could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-        children = psutil.Process(job.pid).children(recursive=True)
-        workers = [child for child in children if "beam_jobs.local_worker" in child.cmdline()]
-    workers[-1].kill()
+        processes = psutil.Process(job.pid).children(recursive=True)
+    assert all("beam_jobs.local_worker" in process.cmdline() for process in processes)
+    processes[-1 if killed == "a worker" else 0].kill()
     _, errors = job.communicate(timeout=60)
     assert job.returncode == 1
+    assert killed in errors
     assert "run the same command to go on" in errors
+    _, left = psutil.wait_procs(processes, timeout=5)
+    assert {process.status() for process in left} <= {psutil.STATUS_ZOMBIE}
+    assert run(folder).returncode == 0
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_ctrl_c_stops_with_a_word_and_the_same_command_goes_on(num_workers, tmp_path):
+    folder = small_fovs.write_set(tmp_path, num_fovs=60, height=256, width=256, num_cells=9)
+    job = subprocess.Popen(
+        command(folder, f"--num_workers={num_workers}"),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((folder / "out" / "cells" / "fovs").rglob("*.json")):
+        assert job.poll() is None, "the job ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(job.pid, signal.SIGINT)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert errors.splitlines()[-1] == "stopped; run the same command to go on"
+    assert "Traceback" not in errors
     assert run(folder).returncode == 0
 
 

@@ -13,6 +13,7 @@ _FILES = sorted(path for package in _PACKAGES for path in (_ROOT / package).rglo
 _ALLOWED = {
     "apache_beam": {
         "beam_jobs/runner.py",
+        "beam_jobs/forked_workers.py",
         "beam_jobs/local_worker.py",
         "beam_jobs/segment.py",
         "beam_jobs/segment_fovs.py",
