@@ -37,7 +37,7 @@ from hpa_proto import folder_lock, schema, storage
 from hpa_proto.errors import ConfigError
 
 BASE_URL = "https://images.proteinatlas.org"
-_ID = re.compile(r"(\d+)[/_]([A-Za-z0-9]+(?:_[A-Za-z0-9]+)+)")
+_ID = re.compile(r"([0-9]+)[/_]([A-Za-z0-9]+(?:_[A-Za-z0-9]+)+)")
 _TIMEOUT_SEC = 60
 _LONGEST_WAIT_SEC = 120.0
 # FOVs in turn that a failing server may cost a minute each.
@@ -169,9 +169,18 @@ def parse_id(text: str) -> tuple[str, str]:
 
 
 def read_ids(text: str) -> tuple[str, ...]:
-    """Reads --ids: a file, or its URL, with an id a line, or ids with commas between, which may be http addresses."""
+    """Reads --ids: a file, or its URL, with an id a line, or ids with commas between, which may be http addresses.
+
+    Raises:
+      ConfigError: the file is no text.
+      OSError: it is not readable.
+    """
     if os.path.isfile(text) or (storage.is_url(text) and not text.startswith("http")):
-        return tuple(line.strip() for line in storage.read_text(text).splitlines() if line.strip())
+        try:
+            lines = storage.read_text(text).splitlines()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"--ids={text}: no text file ({error}); give one with an id a line") from error
+        return tuple(line.strip() for line in lines if line.strip())
     return tuple(token.strip() for token in text.split(",") if token.strip())
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hpa_proto import storage
+from hpa_proto import json_text, storage
 from hpa_proto.errors import ConfigError
 
 NOTES_NAME = "fetched.jsonl"
@@ -29,16 +29,16 @@ class FetchNotes:
         """
         self._folder, self._path = folder, storage.join(folder, NOTES_NAME)
         is_url = storage.is_url(folder)
-        self._text = storage.read_text(self._path) if storage.exists(self._path) else ""
-        whole = self._text[: self._text.rfind("\n") + 1]
-        if whole != self._text:
-            storage.write_text(self._path, whole)
-            self._text = whole
+        data = storage.read_bytes(self._path) if storage.exists(self._path) else b""
+        whole = data[: data.rfind(b"\n") + 1]
         try:
-            notes = [json.loads(line) for line in whole.splitlines()]
+            self._text = whole.decode("utf-8")
+            notes = [json_text.parse(line) for line in self._text.splitlines()]
             self._num_bytes_of = {note["name"]: note["num_bytes"] for note in notes}
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self._path}: not the notes of earlier fetches ({error}); move it away") from error
+        if whole != data:
+            storage.write_bytes(self._path, whole)
         # Of a store's files only the names: it holds them whole or not at all, and each size would be a request.
         self._stored = frozenset(storage.list_files(folder)) if is_url else None
 

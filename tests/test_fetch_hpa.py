@@ -199,6 +199,27 @@ def test_ids_come_from_a_file_or_from_the_flag(tmp_path):
     assert fetch_hpa.read_ids("10005_921_B9_1, 36/410_D12_2") == IDS
 
 
+def test_ids_that_are_no_text_are_an_error(tmp_path):
+    (tmp_path / "ids.txt").write_bytes(b"10005_921_B9_1\n\xff\xfe")
+    with pytest.raises(ConfigError, match=r"ids\.txt: no text file"):
+        fetch_hpa.read_ids(str(tmp_path / "ids.txt"))
+
+
+def test_digits_of_other_scripts_are_no_id():
+    # An address takes none of them.
+    with pytest.raises(ConfigError, match="no image id"):
+        fetch_hpa.parse_id("\u0661\u0660_921_B9_1")
+
+
+@pytest.mark.parametrize("line", [b"\xff", b"[" * 3000, b"[]", b'{"name": [], "num_bytes": 1}'])
+def test_notes_that_are_others_are_an_error_and_stay_as_they_are(tmp_path, line):
+    path = tmp_path / fetch_notes.NOTES_NAME
+    path.write_bytes(line + b"\n{")
+    with pytest.raises(ConfigError, match="not the notes of earlier fetches"):
+        fetch_notes.FetchNotes(str(tmp_path))
+    assert path.read_bytes() == line + b"\n{"
+
+
 def test_ids_come_from_a_store_or_are_addresses():
     storage.write_text("memory://ids/ids.txt", "10005_921_B9_1\n36/410_D12_2\n")
     assert fetch_hpa.read_ids("memory://ids/ids.txt") == IDS
