@@ -91,6 +91,16 @@ def find_info(url: str) -> dict[str, Any]:
         return filesystem.info(name)
 
 
+def modified(url: str) -> float:
+    """Returns when a file was written: Unix time in seconds.
+
+    Raises:
+      OSError: not there or not readable.
+    """
+    with opened(url) as (filesystem, name):
+        return filesystem.modified(name).timestamp()
+
+
 def open_read(url: str) -> BinaryIO:
     """Opens a file for reading bytes; each reading is one request for at least 8 MB, and seeking is free.
 

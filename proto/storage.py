@@ -108,41 +108,69 @@ def _run_ahead(function: Callable[..., bytes], arguments: Iterable[tuple[Any, ..
 
 
 @contextlib.contextmanager
+def read_by_name(path: str) -> Iterator[str]:
+    """For libraries that read by name: yields a local file's own name, or the name of a copy of a stored one.
+
+    The copy has the same last part, and is gone when the block ends.
+
+    Raises:
+      OSError: not there or not readable.
+    """
+    if not is_url(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = join(folder, os.path.basename(path))
+        with object_store.opened(path) as (filesystem, name):
+            filesystem.get_file(name, copy)
+        yield copy
+
+
+@contextlib.contextmanager
+def write_by_name(path: str) -> Iterator[str]:
+    """As `create`, for libraries that write by name: yields a name of a local file that ends as `path` does."""
+    if is_url(path):
+        # Put together here first: fsspec's own files upload on closing even what an error cut short.
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = join(folder, os.path.basename(path))
+            with _naming_file(temporary):
+                yield temporary
+            with object_store.opened(path) as (filesystem, name):
+                filesystem.put_file(temporary, name)
+        return
+    folder = os.path.dirname(path) or "."
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f"{_TEMPORARY_MARK}{uuid.uuid4().hex[:8]}-{os.path.basename(path)}")
+    try:
+        with _naming_file(path):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(folder)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+@contextlib.contextmanager
 def create(path: str) -> Iterator[BinaryIO]:
     """Opens a new file that appears, whole, when the block ends without an error; makes its folder; replaces an older one.
 
     Raises:
       OSError: no room, no right, no such place.
     """
-    if is_url(path):
-        # Put together here first: fsspec's own files upload on closing even what an error cut short.
-        temporary_file = tempfile.NamedTemporaryFile()  # noqa: SIM115
-        try:
-            with temporary_file as file:
-                yield file
-                file.flush()
-                with object_store.opened(path) as (filesystem, name):
-                    filesystem.put_file(file.name, name)
-        except OSError as error:
-            if error.errno and error.filename is None:
-                # It is this disk that is full, not the store.
-                error.filename = temporary_file.name
-            raise
-        return
-    folder = os.path.dirname(path) or "."
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f"{_TEMPORARY_MARK}{os.path.basename(path)}-{uuid.uuid4().hex[:8]}")
+    with write_by_name(path) as name, open(name, "wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _naming_file(path: str) -> Iterator[None]:
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(folder)
-    except BaseException as error:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
             # A full disk is an error without a file's name.
             error.filename = path
         raise
@@ -253,6 +281,14 @@ def size(path: str) -> int | None:
         return None
 
 
+def modified(path: str) -> float | None:
+    """When a file was written, Unix time in seconds, of which a store may know whole ones only; None where there is none."""
+    try:
+        return object_store.modified(path) if is_url(path) else os.path.getmtime(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def remove(path: str) -> None:
     """Removes a file; nothing happens where there is none."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -279,6 +315,13 @@ def list_files(folder: str) -> list[str]:
     """
     names = ((name, os.path.basename(name)) for name in _walk(folder))
     return [name for name, last in names if last != LOCK_NAME and not last.startswith(_TEMPORARY_MARK)]
+
+
+def upload_folder(folder: str, url: str, *, last: str = "") -> None:
+    """Copies the files below a local folder to a URL, the one called `last` after all others."""
+    for name in sorted(list_files(folder), key=lambda name: name == last):
+        with object_store.opened(join(url, name)) as (filesystem, stored):
+            filesystem.put_file(join(folder, name), stored)
 
 
 def remove_temporary_files(folder: str) -> int:

@@ -1,14 +1,17 @@
 """Promises of hpa_proto.storage, on a local folder and on an fsspec URL."""
 
 import errno
-import functools
 import os
+import pathlib
 import stat
 import sys
+import tempfile
+import time
 import uuid
 
 import pandas as pd
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from hpa_proto import object_store, storage
 from hpa_proto.errors import ConfigError
@@ -46,12 +49,59 @@ def test_failed_write_leaves_no_file_and_keeps_the_old_one(folder):
     assert storage.remove_temporary_files(folder) == 0
 
 
-def test_full_temporary_disk_is_named(monkeypatch):
-    path = f"memory://{uuid.uuid4().hex}/a.bin"
-    monkeypatch.setattr(storage.tempfile, "NamedTemporaryFile", functools.partial(open, "/dev/full", "wb"))
-    with pytest.raises(OSError, match="No space left on device: '/dev/full'"), storage.create(path) as file:
-        file.write(b"x")
+def test_full_disk_is_named(folder):
+    path = storage.join(folder, "a.bin")
+
+    def fill():
+        with storage.create(path) as file:
+            file.write(b"x")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        fill()
+    # What goes to a store is put together on this machine first.
+    here = os.path.dirname(path) if not storage.is_url(path) else tempfile.gettempdir()
+    assert caught.value.filename.startswith(here)
     assert not storage.exists(path)
+
+
+def test_libraries_read_and_write_by_names_of_local_files(folder):
+    path = storage.join(folder, "deep", "a.weights.h5")
+    with storage.write_by_name(path) as name:
+        assert not storage.is_url(name)
+        assert name.endswith("a.weights.h5")
+        pathlib.Path(name).write_bytes(b"x")
+        assert not storage.exists(path)
+    assert storage.list_files(folder) == ["deep/a.weights.h5"]
+    with storage.read_by_name(path) as name:
+        assert name.endswith("/a.weights.h5")
+        assert pathlib.Path(name).read_bytes() == b"x"
+    assert storage.is_url(path) != pathlib.Path(name).exists()
+    with pytest.raises(ZeroDivisionError), storage.write_by_name(path) as name:
+        pathlib.Path(name).write_bytes(b"half") // 0
+    assert storage.read_bytes(path) == b"x"
+    assert storage.list_files(folder) == ["deep/a.weights.h5"]
+    with pytest.raises(FileNotFoundError), storage.read_by_name(f"{path}.none") as name:
+        storage.read_bytes(name)
+
+
+def test_time_of_a_file_is_that_of_its_last_writing(folder):
+    path = storage.join(folder, "a.bin")
+    assert storage.modified(path) is None
+    storage.write_bytes(path, b"x")
+    # A store may know whole seconds only.
+    assert abs(storage.modified(path) - time.time()) < 5
+
+
+def test_folder_is_uploaded_with_the_file_that_makes_it_whole_at_the_end(tmp_path, monkeypatch):
+    url = f"memory://{uuid.uuid4().hex}/set"
+    for name in ("a/b", "card", "z"):
+        storage.write_bytes(str(tmp_path / name), name.encode())
+    put, names = MemoryFileSystem.put_file, []
+    monkeypatch.setattr(MemoryFileSystem, "put_file", lambda *given: (names.append(given[2]), put(*given)))
+    storage.upload_folder(str(tmp_path), url, last="card")
+    assert [name.partition("/set/")[2] for name in names] == ["a/b", "z", "card"]
+    assert storage.read_bytes(f"{url}/a/b") == b"a/b"
 
 
 def test_file_is_not_there_before_it_is_whole(folder):

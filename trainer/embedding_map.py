@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -223,12 +220,8 @@ def write_anndata(path: str, layout: EmbeddingMap, predictions: Predictions) -> 
     table.uns["class_labels"] = numbers
     table.uns["split"] = predictions.info.split
     table.uns["runs"] = np.array([run["name"] for run in predictions.info.runs], dtype=object)
-    # HDF5 cannot be written to a URL as it comes.
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "cells.h5ad"
-        table.write_h5ad(local)
-        with storage.create(path) as target, local.open("rb") as written:
-            shutil.copyfileobj(written, target)
+    with storage.write_by_name(path) as name:
+        table.write_h5ad(name)
 
 
 def _plain(values: Any) -> pd.Index:

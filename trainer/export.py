@@ -42,7 +42,7 @@ class ExportConfig:
     """One export.
 
     Attributes:
-      run_dir: folder of the run.
+      run_dir: folder or fsspec URL of the run.
       out_dir: folder or fsspec URL to make; it must not be there yet, or be empty.
       formats: of "saved_model", "keras" and "onnx".
       checkpoint: "best" or "last".
@@ -60,8 +60,8 @@ class ExportConfig:
 _FLAGS = flags.FlagValues()
 _DEFAULT = ExportConfig(run_dir="", out_dir="")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
-flags.DEFINE_string("run_dir", None, "Folder of the run (runs/<name>).", flag_values=_FLAGS)
-flags.DEFINE_string("out_dir", None, "Folder to write; it must not be there yet.", flag_values=_FLAGS)
+flags.DEFINE_string("run_dir", None, "Folder or URL of the run (runs/<name>).", flag_values=_FLAGS)
+flags.DEFINE_string("out_dir", None, "Folder or URL to write; it must not be there yet.", flag_values=_FLAGS)
 flags.DEFINE_list(
     "formats",
     list(_DEFAULT.formats),
@@ -114,13 +114,8 @@ def _make_folder(out_dir: str) -> Iterator[Path]:
             raise taken
         with tempfile.TemporaryDirectory() as part:
             yield Path(part)
-            # The card last: with it the export is whole.
-            for name in sorted(storage.list_files(part), key=lambda name: name == CARD_NAME):
-                with (
-                    open(storage.join(part, name), "rb") as file,
-                    storage.create(storage.join(out_dir, name)) as target,
-                ):
-                    shutil.copyfileobj(file, target)
+            # With the card the export is whole.
+            storage.upload_folder(part, out_dir, last=CARD_NAME)
         return
     folder = Path(out_dir).absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -155,13 +150,13 @@ def describe_export(
     from trainer import exported_model, run_folder
 
     manifest = trained.source.manifest
-    with trained.checkpoint.open("rb") as file:
+    with storage.open_read(trained.checkpoint) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     versions = run_folder.versions()
     if "onnx" in files:
         versions |= {name: importlib.metadata.version(name) for name in exported_model.ONNX_PACKAGES}
     return {
-        "run": Path(config.run_dir).resolve().name,
+        "run": run_folder.name_of(config.run_dir),
         "model": trained.config.model,
         "checkpoint": {
             "name": config.checkpoint,
