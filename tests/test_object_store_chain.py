@@ -1,12 +1,14 @@
 """Every command on s3://, the chain on gs://, by servers of this machine: the same bytes as on a disk, errors of one line."""
 
 import dataclasses
+import io
 import itertools
 import json
 import pathlib
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,11 +25,12 @@ from beam_jobs.segment import SegmentConfig
 from beam_jobs.segmenters.watershed import WatershedSegmenter
 from beam_jobs.synthesize import SynthesizeConfig
 from faults import reliability
-from hpa_proto import object_store, storage
+from hpa_proto import folder_lock, object_store, storage
 from hpa_proto.errors import ConfigError, DatasetError
-from trainer import compare, dataset, embed, evaluate, export, loop, overlay, predict, score, submit
+from trainer import compare, dataset, embed, evaluate, export, loop, overlay, predict, score, shards, submit
 from trainer.config import TrainConfig
 from trainer.optimizers import OptimizerConfig
+from trainer.run_folder import RunFolder
 from trainer.source import open_source
 
 TRIAL = reliability.Trial(
@@ -248,39 +251,56 @@ def test_a_damaged_shard_in_the_store_is_named_with_its_offset(bucket, stored):
         open_source(broken, ("train",))
 
 
-def train(data_dir, run_dir):
-    config = TrainConfig(
-        data_dir=data_dir,
-        run_dir=str(run_dir),
-        model="tiny",
-        batch_size=4,
-        epochs=1,
-        steps_per_epoch=3,
-        tensorboard=False,
-        deterministic=True,
-        optimizer=OptimizerConfig(warmup_epochs=0),
-    )
+def train(data_dir, run_dir, **changes):
+    given = {"model": "tiny", "epochs": 1, "steps_per_epoch": 3, "tensorboard": False, **changes}
+    optimizer = OptimizerConfig(warmup_epochs=0)
+    config = TrainConfig(data_dir, run_dir, batch_size=4, deterministic=True, optimizer=optimizer, **given)
     with pytest.MonkeyPatch.context() as patch:
-        tiny_train.draw_no_pictures(patch)
+        if not config.tensorboard:
+            tiny_train.draw_no_pictures(patch)
         return loop.run(config)
+
+
+def read_run(run_dir):
+    """All that a run has written, but for what differs from run to run: speeds, TensorBoard's files, Keras' names of layers."""
+    files = {name: data for name, data in read_all(run_dir).items() if not name.startswith("tensorboard/")}
+    history = pd.read_csv(io.BytesIO(files["history.csv"])).drop(columns=["images_per_second", "input_wait_share"])
+    with np.load(io.BytesIO(files.pop("checkpoints/last.npz"))) as arrays:
+        files |= {f"last/{name}": arrays[name].tobytes() for name in arrays.files if name != "state"}
+        state = json.loads(arrays["state"].tobytes())
+    with h5py.File(io.BytesIO(files.pop("checkpoints/best.weights.h5"))) as file:
+        # The SHA-256 of the content among them.
+        best = dict(file.attrs)
+    return {**files, "history.csv": history.to_csv(), "step": state["step"], "best": best}
 
 
 @pytest.mark.slow
 def test_training_half_on_urls(tmp_path, local, place):
     data_dir, out = storage.join(place, "dataset"), storage.join(place, "results")
-    ours, theirs = train(data_dir, tmp_path / "ours"), train(storage.join(local, "dataset"), tmp_path / "theirs")
-    assert ours.best == theirs.best
-    predictions = f"{out}/predictions.parquet"
-    predict.run(predict.PredictConfig((ours.run_dir,), data_dir, split="validation", out=predictions, embeddings=True))
-    at_home = predict.PredictConfig((theirs.run_dir,), f"{local}/dataset", split="validation", embeddings=True)
-    predict.run(at_home)
-    for column in ("cell_id", "logits", "embedding"):
-        mine, other = (storage.read_table(path)[column].tolist() for path in (predictions, at_home.path))
-        np.testing.assert_array_equal(mine, other)
-    report = evaluate.EvaluateConfig(
-        predictions=predictions, data_dir=data_dir, run_dir=ours.run_dir, out_dir=f"{out}/report", num_resamples=10
-    )
-    evaluate.run(report)
+    ours = train(data_dir, storage.join(place, "runs/first"), tensorboard=True, profile_steps=(1, 1))
+    theirs = train(storage.join(local, "dataset"), f"{tmp_path}/first", tensorboard=True)
+    assert read_run(ours.run_dir) == read_run(theirs.run_dir)
+    logs = [name.partition("/")[2] for name in read_all(ours.run_dir) if name.startswith("tensorboard/")]
+    assert [name for name in logs if name.startswith("events.out.tfevents")]
+    assert [name for name in logs if name.endswith(".xplane.pb")]
+    for run, folder in ((ours, data_dir), (theirs, f"{local}/dataset")):
+        options = {"data_dir": folder, "split": "validation"}
+        predict.run(predict.PredictConfig((run.run_dir,), **options, embeddings=True))
+        report = evaluate.EvaluateConfig(run_dir=run.run_dir, **options, num_resamples=10)
+        evaluate.run(report)
+        assert predict.is_current(
+            predict.PredictConfig((run.run_dir,), **options), manifest_sha256=shards.read_manifest(folder)[1]
+        )
+        last = predict.PredictConfig((run.run_dir,), **options, checkpoint="last", out=f"{run.run_dir}/last.parquet")
+        predict.run(last)
+    mine, other = read_all(ours.run_dir), read_all(theirs.run_dir)
+    made = {name for name in mine if name.endswith(".parquet") or name.startswith("report/")}
+    assert {"predictions-validation.parquet", "last.parquet", "report/report.html"} <= made
+    # Which has the run's speeds.
+    metrics = [json.loads(run.pop("report/metrics.json")) | {"history": None} for run in (mine, other)]
+    assert metrics[0] == metrics[1]
+    assert {name for name in made if mine.get(name) != other.get(name)} == set()
+    predictions = f"{ours.run_dir}/predictions-validation.parquet"
     submit.run(submit.SubmitConfig(predictions, data_dir, f"{out}/submission.csv"))
     flags = [f"--submission={out}/submission.csv", f"--data_dir={data_dir}", "--split=validation"]
     assert score.main(["score", *flags, f"--out={out}/score.json"]) == 0
@@ -290,12 +310,54 @@ def test_training_half_on_urls(tmp_path, local, place):
     )
     export.run(export.ExportConfig(ours.run_dir, f"{out}/model", formats=("keras",)))
     embed.run(embed.EmbedConfig(predictions))
-    compare.run(compare.CompareConfig((theirs.run_dir,), "validation", out_dir=f"{out}/compared", num_resamples=10))
+    both = (ours.run_dir, theirs.run_dir)
+    compare.run(compare.CompareConfig(both, "validation", out_dir=f"{out}/compared", num_resamples=10))
     names = storage.list_files(out)
-    assert {"predictions.parquet", "submission.csv", "score.json", "fov.png", "report/metrics.json"} <= set(names)
-    assert {"model/model.keras", "model/export.json", "compared/comparison.csv", "predictions-pca.png"} <= set(names)
+    assert {"submission.csv", "score.json", "fov.png", "compared/comparison.csv"} <= set(names)
+    assert {"model/model.keras", "model/export.json"} <= set(names)
+    assert storage.exists(f"{ours.run_dir}/predictions-validation-pca.png")
     with pytest.raises(ConfigError, match="not there yet"):
         export.run(export.ExportConfig(ours.run_dir, f"{out}/model", formats=("keras",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_at", [4, 6])
+def test_stopped_training_goes_on_to_the_same_bytes(tmp_path, local, bucket, stopped_at):
+    """Stopped between two checkpoints, and after an epoch; the step after the last checkpoint is computed again."""
+    options = {"model": "tinynorm", "epochs": 2, "steps_per_epoch": 5, "checkpoint_every_steps": 2}
+    data_dir, run_dir = f"{local}/dataset", storage.join(bucket, f"stopped-{stopped_at}")
+    theirs = train(data_dir, f"{tmp_path}/whole", **options)
+    save = RunFolder.save_last
+
+    def stop(folder, state, variables):
+        save(folder, state, variables)
+        if state["step"] >= stopped_at:
+            raise RuntimeError("stopped")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "save_last", stop)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(data_dir, run_dir, **options)
+    assert RunFolder(run_dir).read_state()["step"] == stopped_at
+    ours = train(data_dir, run_dir, **options)
+    assert ours.num_steps == theirs.num_steps == 10
+    assert read_run(ours.run_dir) == read_run(theirs.run_dir)
+
+
+@pytest.mark.slow
+def test_a_run_folder_in_a_store_is_one_runs(local, bucket):
+    data_dir, run_dir = f"{local}/dataset", storage.join(bucket, "taken")
+    with folder_lock.hold(run_dir), pytest.raises(ConfigError, match="another job is at work there"):
+        train(data_dir, run_dir)
+    train(data_dir, run_dir)
+    with pytest.raises(ConfigError, match=rf"{run_dir}: holds a run with another config: seed is 0, here 1"):
+        train(data_dir, run_dir, seed=1)
+    checkpoint = storage.join(run_dir, "checkpoints/last.npz")
+    storage.write_bytes(checkpoint, storage.read_bytes(checkpoint)[:200])
+    with pytest.raises(ConfigError, match=rf"{checkpoint}: not a checkpoint"):
+        train(data_dir, run_dir)
+    with pytest.raises(ConfigError, match=rf"{bucket}/none is no run"):
+        predict.run(predict.PredictConfig((f"{bucket}/none",), data_dir, split="validation"))
 
 
 def run_command(*arguments):

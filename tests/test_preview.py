@@ -26,7 +26,7 @@ def test_channels_go_by_name_not_by_place():
 def test_preview_shows_every_cell_in_a_grid(tmp_path, captions):
     levels = np.arange(40, 280, 40)
     images = np.zeros((6, 16, 16, 3), dtype="float32") + levels[:, None, None, None]
-    preview.draw_preview(images, ("red", "green", "blue"), path=tmp_path / "cells.png", captions=captions)
+    preview.draw_preview(images, ("red", "green", "blue"), path=str(tmp_path / "cells.png"), captions=captions)
     page = cv2.imread(str(tmp_path / "cells.png"))
     assert page.shape[1] == 4 * 300
     assert page.shape[0] >= 2 * 300
@@ -39,4 +39,4 @@ def test_wrong_number_of_names_or_captions_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="red, green"):
         preview.composite_channels(images, ("red", "green"))
     with pytest.raises(ConfigError, match="1 captions"):
-        preview.draw_preview(images, ("red", "green", "blue"), path=tmp_path / "cells.png", captions=["one"])
+        preview.draw_preview(images, ("red", "green", "blue"), path=str(tmp_path / "cells.png"), captions=["one"])

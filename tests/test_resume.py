@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ import keras
 import numpy as np
 import pytest
 
+import fake_s3
 import tiny_train
 import trainer_data
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 from trainer import loop
 from trainer.config import TrainConfig
@@ -75,28 +78,38 @@ def kill_after(process, run_folder, step):
 
 def digest_of(run_dir):
     digest = hashlib.sha256()
-    with np.load(run_dir / "checkpoints" / "last.npz") as arrays:
+    with np.load(io.BytesIO(storage.read_bytes(f"{run_dir}/checkpoints/last.npz"))) as arrays:
         for name in sorted(set(arrays.files) - {"state"}):
             digest.update(arrays[name].tobytes())
     return digest.hexdigest()
 
 
 def history_of(run_dir):
-    with open(run_dir / "history.csv", newline="") as file:
-        return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+    rows = csv.DictReader(storage.read_text(f"{run_dir}/history.csv").splitlines())
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(folder, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    kill_after(start(folder, killed), RunFolder(str(killed / "run")), 9)
-    state = RunFolder(str(killed / "run")).read_state()
+@pytest.fixture(params=["disk", pytest.param("store", marks=pytest.mark.slow)])
+def place(request, tmp_path):
+    """Where the killed run writes to."""
+    if request.param == "disk":
+        yield str(tmp_path)
+    else:
+        with fake_s3.s3_server():
+            yield fake_s3.make_bucket()
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(folder, tmp_path, place):
+    whole, killed = f"{tmp_path}/whole", f"{place}/killed"
+    kill_after(start(folder, killed), RunFolder(f"{killed}/run"), 9)
+    state = RunFolder(f"{killed}/run").read_state()
     assert 9 <= state["step"] < 21
     output = finish(start(folder, killed, whole))
     assert f"at step {state['step']}" in output
-    assert digest_of(killed / "run") == digest_of(whole / "run")
-    assert history_of(killed / "run") == history_of(whole / "run")
-    assert [row["epoch"] for row in history_of(killed / "run")] == ["1", "2", "3"]
-    best = [RunFolder(str(path / "run")).best() for path in (whole, killed)]
+    assert digest_of(f"{killed}/run") == digest_of(f"{whole}/run")
+    assert history_of(f"{killed}/run") == history_of(f"{whole}/run")
+    assert [row["epoch"] for row in history_of(f"{killed}/run")] == ["1", "2", "3"]
+    best = [RunFolder(f"{path}/run").best() for path in (whole, killed)]
     assert best[0] == best[1]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hpa_proto.errors import ConfigError
+from trainer import run_folder
 from trainer.run_folder import RunFolder, read_record
 
 RECORD = {"config": {"model": "tiny", "optimizer": {"learning_rate": 0.1}, "seed": 0}, "manifest_sha256": "ab"}
@@ -108,10 +109,11 @@ def test_the_best_checkpoint_knows_its_value_and_loads_into_the_model(tmp_path):
     assert folder.best() is None
     folder.save_best(model, monitor="val_loss", value=0.25, epoch=2)
     assert folder.best() == ("val_loss", 0.25)
-    other = small_model()
-    other.load_weights(tmp_path / "checkpoints" / "best.weights.h5")
-    for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
-        assert (expected == found).all()
+    mine, theirs = small_model(), small_model()
+    assert folder.load_best(mine) == 2
+    theirs.load_weights(tmp_path / "checkpoints" / "best.weights.h5")
+    for expected, *found in zip(model.get_weights(), mine.get_weights(), theirs.get_weights(), strict=True):
+        assert all((expected == each).all() for each in found)
 
 
 @pytest.fixture
@@ -122,24 +124,24 @@ def best(tmp_path):
 
 
 def test_a_bit_flipped_in_the_best_weights_is_an_error(best, tmp_path):
-    assert RunFolder(str(tmp_path)).check_best() == 2
+    assert RunFolder(str(tmp_path)).load_best(small_model()) == 2
     with h5py.File(best) as file:
         flip_bit(best, file["layers/dense/vars/0"].id.get_offset())
     with pytest.raises(ConfigError, match=r"best\.weights\.h5: .*damaged: its SHA-256 does not fit its content.*copy"):
-        RunFolder(str(tmp_path)).check_best()
+        RunFolder(str(tmp_path)).load_best(small_model())
 
 
 def test_another_epochs_value_does_not_fit_the_best_weights(best, tmp_path):
     with h5py.File(best, "a") as file:
         file.attrs["epoch"] = 3
     with pytest.raises(ConfigError, match="its SHA-256 does not fit"):
-        RunFolder(str(tmp_path)).check_best()
+        RunFolder(str(tmp_path)).load_best(small_model())
 
 
 def test_best_weights_of_before_there_were_digests_are_read(best, tmp_path):
     with h5py.File(best, "a") as file:
         del file.attrs["sha256"]
-    assert RunFolder(str(tmp_path)).check_best() == 2
+    assert RunFolder(str(tmp_path)).load_best(small_model()) == 2
 
 
 @pytest.mark.parametrize("name", ["epoch", "monitor", "value"])
@@ -147,7 +149,15 @@ def test_best_weights_without_what_they_carry_are_an_error(best, tmp_path, name)
     with h5py.File(best, "a") as file:
         del file.attrs[name]
     with pytest.raises(ConfigError, match=r"best\.weights\.h5: not a checkpoint of this program"):
-        RunFolder(str(tmp_path)).check_best()
+        RunFolder(str(tmp_path)).load_best(small_model())
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "name"),
+    [("runs/first", "first"), ("runs/x/../first/", "first"), ("s3://bucket/runs/first/", "first")],
+)
+def test_a_run_has_the_name_of_its_folder(run_dir, name):
+    assert run_folder.name_of(run_dir) == name
 
 
 def test_history_is_a_table(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 import trainer_data
 from beam_jobs import shard as shard_command
-from hpa_proto import schema
+from hpa_proto import schema, storage
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import predictions, second_model, shards, specialise
 from trainer.predictions import ClassInfo, PredictionsInfo
@@ -247,6 +247,25 @@ def test_the_commands_choose_cells_as_before_but_for_the_classes(chosen_from):
     )
     assert commands[3].endswith("--run_dir=runs/first-weak --data_dir=" + folder + " --split=test --ignore_labels=true")
     assert "--second_predictions=runs/first-weak/predictions-test.parquet" in commands[4]
+
+
+def test_no_credential_stands_in_the_commands(chosen_from, tmp_path):
+    url = "memory://someone:planted-secret@host/set"
+    for name in storage.list_files(chosen_from["data_dir"]):
+        storage.write_bytes(storage.join(url, name), storage.read_bytes(storage.join(chosen_from["data_dir"], name)))
+    commands = specialise.run(SpecialiseConfig(chosen_from["predictions"], url, below=0.6))["commands"]
+    assert "--data_dir=memory://***@host/set-weak" in shlex.split(commands[0])
+    assert "planted-secret" not in (tmp_path / "specialise.json").read_text()
+
+
+@pytest.mark.parametrize("runs", ["runs", "s3://bucket/runs"])
+def test_the_commands_name_the_folder_of_the_run(chosen_from, runs):
+    manifest, _ = shards.read_manifest(chosen_from["data_dir"])
+    info = predictions.read_info(chosen_from["predictions"])
+    options = {"classes": "14,3", "data_dir": "set", "predictions": f"{runs}/first/predictions-validation.parquet"}
+    commands = second_model.make_commands(manifest, info, **options)
+    assert f"--runs_dir={runs} --name=first-weak" in commands[1]
+    assert f"--run_dir={runs}/first " in commands[2]
 
 
 def test_every_flag_of_the_command_is_one_of_shards(chosen_from):

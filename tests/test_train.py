@@ -68,6 +68,7 @@ def test_flags_reach_the_config():
     assert (config.optimizer.optimizer, config.augment.zoom, config.imbalance) == ("nadam", 0.1, "focal")
     assert (config.profile_steps, config.freeze) == ((3, 5), True)
     assert config_of("--noaugment").augment is None
+    assert config_of("--runs_dir=gs://bucket/runs/", "--name=first").run_dir == "gs://bucket/runs/first"
 
 
 def test_quick_is_small():
@@ -103,7 +104,7 @@ def test_there_is_a_flagfile_for_each_old_experiment():
         (["--profile_steps=5"], "profile_steps"),
         (["--label_smoothing=1"], "label_smoothing"),
         (["--name=../run"], "plain name"),
-        (["--runs_dir=gs://bucket"], "local folder"),
+        (["--name=.."], "plain name"),
         (["--zoom=2"], "zoom"),
         (["stray"], "stray"),
     ],

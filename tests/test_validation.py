@@ -31,5 +31,5 @@ def test_the_clock_counts_waiting_after_the_first_step(monkeypatch):
 
 
 def test_a_confusion_matrix_is_drawn(tmp_path):
-    validation.draw_confusion(np.array([[3, 1], [0, 0]]), ["a", "b"], path=tmp_path / "matrix.png")
+    validation.draw_confusion(np.array([[3, 1], [0, 0]]), ["a", "b"], path=str(tmp_path / "matrix.png"))
     assert (tmp_path / "matrix.png").read_bytes().startswith(b"\x89PNG")

@@ -35,7 +35,7 @@ class CompareConfig:
     """One comparison.
 
     Attributes:
-      run_dirs: folders of the runs; each is compared with the first.
+      run_dirs: folders or fsspec URLs of the runs; each is compared with the first.
       split: that predictions are compared on.
       out_dir: folder to write; empty: none.
       num_resamples: of the bootstrap over FOVs.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import bootstrap, judged, metrics, predictions, run_folder
 from trainer.bootstrap import Difference, Interval
@@ -95,7 +95,7 @@ def compare_runs(
     """Reads runs and compares each with the first, by a paired bootstrap over FOVs.
 
     Args:
-      run_dirs: folders of the runs.
+      run_dirs: folders or fsspec URLs of the runs.
       split: that <run>/predictions-<split>.parquet are of; runs without one have no figures on it.
       num_resamples: of the bootstrap.
       seed: of the bootstrap.
@@ -104,9 +104,9 @@ def compare_runs(
       ConfigError: a folder that is no run, one without a finished epoch, or a run named twice.
       DatasetError: a predictions file that cannot be used, or no run has one of the split.
     """
-    if len({Path(run_dir).resolve() for run_dir in run_dirs}) < len(run_dirs):
+    if len({run_folder.resolve(run_dir) for run_dir in run_dirs}) < len(run_dirs):
         raise ConfigError(f"{' '.join(run_dirs)}: a run stands twice")
-    names = [Path(run_dir).resolve().name for run_dir in run_dirs]
+    names = [run_folder.name_of(run_dir) for run_dir in run_dirs]
     names = names if len(set(names)) == len(names) else list(run_dirs)
     draws = {"num_resamples": num_resamples, "seed": seed}
     runs = [
@@ -233,14 +233,14 @@ def make_table(comparison: Comparison) -> pd.DataFrame:
 
 def _judge(run_dir: str, split: str) -> Judged | None:
     """Judges a run's predictions as `trainer.evaluate` does; None where it has none."""
-    paths = [Path(run_dir) / f"predictions-{name}.parquet" for name in (split, _VALIDATION)]
-    if not paths[0].exists():
+    paths = [storage.join(run_dir, f"predictions-{name}.parquet") for name in (split, _VALIDATION)]
+    if not storage.exists(paths[0]):
         return None
-    found = predictions.read_predictions(str(paths[0]))
+    found = predictions.read_predictions(paths[0])
     validation = None
     # Only thresholds, which multi-label answers have, depend on it.
-    if found.info.multi_label and split != _VALIDATION and paths[1].exists():
-        validation = judged.judge(predictions.read_predictions(str(paths[1])))
+    if found.info.multi_label and split != _VALIDATION and storage.exists(paths[1]):
+        validation = judged.judge(predictions.read_predictions(paths[1]))
     return judged.judge(found, validation=validation)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hpa_proto import schema, storage
+from hpa_proto import schema
 from hpa_proto.errors import ConfigError
 from trainer.augment import AugmentConfig
 from trainer.optimizers import OptimizerConfig
@@ -38,7 +38,7 @@ class TrainConfig:
 
     Attributes:
       data_dir: folder or fsspec URL with manifest.json.
-      run_dir: folder of the run; made, or gone on with.
+      run_dir: folder or fsspec URL of the run; made, or gone on with.
       model: name in `backbones.BACKBONES`.
       weights: of the backbone: "none", "imagenet" or a file.
       dropout: between pooling and logits.
@@ -136,8 +136,8 @@ class TrainConfig:
             raise ConfigError(f"--label_smoothing={self.label_smoothing}: give a share from 0 to below 1")
         if self.unfreeze_after and not self.freeze:
             raise ConfigError("--unfreeze_after needs --freeze")
-        if not self.run_dir or storage.is_url(self.run_dir):
-            raise ConfigError(f"run folder {self.run_dir!r}: give a local folder")
+        if not self.run_dir:
+            raise ConfigError("the run has no folder; give one")
         self._check_hosts()
         self._choose_folds()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from hpa_proto import storage
 from trainer import dataset, models, preview, validation
 from trainer.augment import Augment
 from trainer.config import TrainConfig
@@ -42,10 +42,10 @@ def report_epoch(
     """
     row = history[-1]
     folder.write_history(history)
-    pictures = {"confusion_matrix": folder.path / CONFUSION_NAME}
+    pictures = {"confusion_matrix": folder.join(CONFUSION_NAME)}
     validation.draw_confusion(result.confusion, class_names, path=pictures["confusion_matrix"])
-    if row["epoch"] == 1 and (folder.path / AUGMENTED_NAME).exists():
-        pictures["augmented"] = folder.path / AUGMENTED_NAME
+    if row["epoch"] == 1 and storage.exists(folder.join(AUGMENTED_NAME)):
+        pictures["augmented"] = folder.join(AUGMENTED_NAME)
     scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
     log.write(scalars, step=row["step"], pictures=pictures)
     print(
@@ -57,7 +57,7 @@ def report_epoch(
     )
 
 
-def draw_augmented(config: TrainConfig, source: Source, *, path: Path) -> None:
+def draw_augmented(config: TrainConfig, source: Source, *, path: str) -> None:
     """Draws the first 16 training cells as the first steps see them, and writes them as PNG."""
     batches = dataset.iterate(
         dataset.training_dataset(source, split=config.train_split, batch_size=config.batch_size, seed=config.seed),
@@ -78,7 +78,6 @@ def draw_augmented(config: TrainConfig, source: Source, *, path: Path) -> None:
             " + ".join(source.class_names[k] for k in np.flatnonzero(labels)) or "no label"
             for labels in batch["labels"]
         ]
-    path.parent.mkdir(parents=True, exist_ok=True)
     preview.draw_preview(
         np.concatenate(images)[:_NUM_SAMPLES],
         list(source.manifest.channels),

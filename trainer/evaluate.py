@@ -19,7 +19,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -43,7 +42,7 @@ class EvaluateConfig:
     Attributes:
       predictions: file of the split to judge; empty: made from `run_dir` and `data_dir`.
       validation_predictions: file of the same model on other FOVs; empty: none, or made where `predictions` is empty.
-      run_dir: folder of the run: its curves and, with `data_dir`, what it looked at.
+      run_dir: folder or fsspec URL of the run: its curves and, with `data_dir`, what it looked at.
       data_dir: data set of the predictions: cells are compared with it and shown.
       split: to judge, without `predictions`; None: "test", or the fold that a run of folds held out.
       checkpoint: "best" or "last", without `predictions`.
@@ -94,7 +93,7 @@ flags.DEFINE_string(
     "predictions.parquet of the same model on the validation split: thresholds are chosen on it.",
     flag_values=_FLAGS,
 )
-flags.DEFINE_string("run_dir", "", "Folder of the run (runs/<name>).", flag_values=_FLAGS)
+flags.DEFINE_string("run_dir", "", "Folder or URL of the run (runs/<name>).", flag_values=_FLAGS)
 flags.DEFINE_string(
     "data_dir", "", "Folder of the data set that is, or was, predicted; shows pictures of cells.", flag_values=_FLAGS
 )
@@ -205,15 +204,13 @@ def _read_history(run_dir: str, info: PredictionsInfo) -> list[dict[str, float]]
 
 def _run_of(run_dir: str, info: PredictionsInfo) -> dict[str, object]:
     """Finds a run among those that made predictions."""
-    found = [run for run in info.runs if run["run_dir"] == _name(run_dir)]
+    from trainer import run_folder
+
+    found = [run for run in info.runs if run["run_dir"] == run_folder.name_of(run_dir)]
     if not found:
         names = ", ".join(str(run["run_dir"]) for run in info.runs)
         raise ConfigError(f"--run_dir={run_dir}: the predictions are of {names}; name that run, or leave --run_dir out")
     return found[0]
-
-
-def _name(run_dir: str) -> str:
-    return Path(run_dir).resolve().name
 
 
 def make_config(argv: Sequence[str]) -> EvaluateConfig | None:

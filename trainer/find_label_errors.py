@@ -47,7 +47,7 @@ class LabelErrorsConfig:
     """One search.
 
     Attributes:
-      runs: folders of the runs, one for each fold.
+      runs: folders or fsspec URLs of the runs, one for each fold.
       data_dir: the runs' data set.
       out_dir: folder to write.
       checkpoint: "best" or "last".
@@ -83,7 +83,7 @@ _FLAGS = flags.FlagValues()
 _DEFAULT = LabelErrorsConfig(runs=("run",), data_dir="")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
 flags.DEFINE_list("runs", [], "Folders of the runs, one a fold, comma-separated.", flag_values=_FLAGS)
-flags.DEFINE_string("data_dir", None, "Folder or gs:// URL of the runs' data set.", flag_values=_FLAGS)
+flags.DEFINE_string("data_dir", None, "Folder or URL of the runs' data set.", flag_values=_FLAGS)
 flags.DEFINE_string("out_dir", _DEFAULT.out_dir, "Folder to write.", flag_values=_FLAGS)
 flags.DEFINE_string(
     "checkpoint",

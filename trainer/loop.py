@@ -113,7 +113,7 @@ class Training:
             self.model = training_model.build_training_model(config, source, num_parts=devices.num_parts)
         if devices.is_chief:
             self.folder.open(describe_run(config, source))
-        log_dir = self.folder.path / "tensorboard"
+        log_dir = self.folder.join("tensorboard")
         self._log = tensorboard.TensorBoardLog(log_dir, is_on=config.tensorboard and devices.is_chief)
         self._profiler = tensorboard.StepProfiler(log_dir, config.profile_steps)
         # Steps whose results nobody has looked at yet: number, results, ids.
@@ -157,7 +157,7 @@ class Training:
             print(f"{self.folder.path}: finished already", flush=True)
             return
         if state.step == 0 and self._devices.is_chief:
-            epoch_report.draw_augmented(config, self._source, path=self.folder.path / epoch_report.AUGMENTED_NAME)
+            epoch_report.draw_augmented(config, self._source, path=self.folder.join(epoch_report.AUGMENTED_NAME))
         batches = dataset.iterate(
             dataset.training_dataset(
                 self._source,

@@ -17,10 +17,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import command, predictions, shards
 from trainer.predictions import ClassInfo, PredictionsInfo
@@ -33,7 +33,7 @@ class PredictConfig:
     """One pass over a split.
 
     Attributes:
-      run_dirs: folders of the runs; several answer together.
+      run_dirs: folders or fsspec URLs of the runs; several answer together.
       data_dir: folder or fsspec URL of the data set.
       split: of its manifest; None: "test", or the fold that a run of folds held out.
       out: file to write, local or an fsspec URL; None: predictions-<split>.parquet in the first run's folder.
@@ -70,14 +70,16 @@ class PredictConfig:
     def path(self) -> str:
         """Of the file to write; of a run of folds, name the split."""
         name = f"predictions-{self.split or DEFAULT_SPLIT}{'-tta' if self.tta else ''}.parquet"
-        return self.out or str(Path(self.run_dirs[0]) / name)
+        return self.out or storage.join(self.run_dirs[0], name)
 
 
 # Of this command alone: the flags of two commands may have the same names, and absl's own registry is one for all.
 _FLAGS = flags.FlagValues()
 _DEFAULT = PredictConfig(run_dirs=("run",), data_dir="")
 flags.DEFINE_boolean("help", False, "Show this help.", flag_values=_FLAGS)
-flags.DEFINE_list("run_dir", [], "Folder of the run (runs/<name>); several, comma-separated.", flag_values=_FLAGS)
+flags.DEFINE_list(
+    "run_dir", [], "Folder or URL of the run (runs/<name>); several, comma-separated.", flag_values=_FLAGS
+)
 flags.DEFINE_string("data_dir", None, "Folder or URL (s3://, gs://) of the data set.", flag_values=_FLAGS)
 flags.DEFINE_string(
     "split",
@@ -139,7 +141,7 @@ def run(config: PredictConfig) -> PredictResult:
       DatasetError: the data set is incomplete or altered, or a prediction is not a number.
     """
     # Late: importing Keras and TensorFlow takes seconds, and a wrong flag should not.
-    from trainer import folds, predictor, strategy, trained_model
+    from trainer import folds, predictor, run_folder, strategy, trained_model
     from trainer.config import TrainConfig
     from trainer.shards import CHECKS
     from trainer.source import open_source
@@ -165,8 +167,8 @@ def run(config: PredictConfig) -> PredictResult:
         manifest_sha256=source.manifest_sha256,
         runs=tuple(
             {
-                "name": Path(path).resolve().name,
-                "run_dir": Path(path).resolve().name,
+                "name": run_folder.name_of(path),
+                "run_dir": run_folder.name_of(path),
                 "checkpoint": config.checkpoint,
                 "epoch": one.epoch,
                 "model": one.config.model,
@@ -196,17 +198,17 @@ def is_current(config: PredictConfig, *, manifest_sha256: str) -> bool:
     """Whether the file has what the run's checkpoint, as it is now, says about the split of this very data set."""
     from trainer import run_folder
 
-    run_dir = Path(config.run_dirs[0])
-    checkpoint = run_dir / (run_folder.BEST_NAME if config.checkpoint == "best" else run_folder.LAST_NAME)
-    path = Path(config.path)
-    if not (path.exists() and checkpoint.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime):
+    (run_dir,) = config.run_dirs
+    name = run_folder.BEST_NAME if config.checkpoint == "best" else run_folder.LAST_NAME
+    predicted, learned = storage.modified(config.path), storage.modified(storage.join(run_dir, name))
+    if predicted is None or learned is None or predicted < learned:
         return False
     try:
         info = predictions.read_info(config.path)
     except DatasetError:
         return False
     return (
-        [(one["run_dir"], one["checkpoint"]) for one in info.runs] == [(run_dir.resolve().name, config.checkpoint)]
+        [(one["run_dir"], one["checkpoint"]) for one in info.runs] == [(run_folder.name_of(run_dir), config.checkpoint)]
         and (info.split, info.manifest_sha256, info.tta) == (config.split, manifest_sha256, config.tta)
         # Not one that was written with --ignore_labels.
         and info.label_scope != "unlabelled"

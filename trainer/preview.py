@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib import figure
@@ -43,7 +42,7 @@ def composite_channels(images: np.ndarray, channels: Sequence[str]) -> np.ndarra
 
 
 def draw_preview(
-    images: np.ndarray, channels: Sequence[str], *, path: str | Path, captions: Sequence[str] = (), num_columns: int = 4
+    images: np.ndarray, channels: Sequence[str], *, path: str, captions: Sequence[str] = (), num_columns: int = 4
 ) -> None:
     """Draws cells in rows and writes them as one PNG.
 
@@ -73,4 +72,4 @@ def draw_preview(
         axes.set_title(caption, fontsize=7)
     buffer = io.BytesIO()
     page.savefig(buffer, format="png", dpi=150)
-    storage.write_bytes(str(path), buffer.getvalue())
+    storage.write_bytes(path, buffer.getvalue())

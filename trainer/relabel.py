@@ -23,7 +23,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -45,7 +44,7 @@ class RelabelConfig:
     """One relabelling.
 
     Attributes:
-      runs: folders of the runs of a cross-validation, one for each fold.
+      runs: folders or fsspec URLs of the runs of a cross-validation, one for each fold.
       out_dir: folder to write, local or an fsspec URL.
       data_dir: folder of the runs' data set; None: their predictions are there already.
       checkpoint: "best" or "last".
@@ -147,8 +146,8 @@ def describe(config: RelabelConfig, predictions: Predictions, relabelled: Relabe
     name = run_folder.BEST_NAME if config.checkpoint == "best" else run_folder.LAST_NAME
     digest_of = {}
     for run_dir in config.runs:
-        with (Path(run_dir) / name).open("rb") as file:
-            digest_of[Path(run_dir).resolve().name] = hashlib.file_digest(file, "sha256").hexdigest()
+        with storage.open_read(storage.join(run_dir, name)) as file:
+            digest_of[run_folder.name_of(run_dir)] = hashlib.file_digest(file, "sha256").hexdigest()
     # NaN is not JSON.
     per_class = relabelled.per_class.astype(object).where(relabelled.per_class.notna(), None)
     changed = relabelled.labels != (predictions.labels > 0)

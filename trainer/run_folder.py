@@ -1,4 +1,4 @@
-"""A run's folder: config.json, checkpoints, history.csv. Whole files only: written under another name, then renamed.
+"""A run's folder, local or an fsspec URL: config.json, checkpoints, history.csv. Whole files only, as `storage` writes them.
 
 checkpoints/last.npz holds all that the run needs to go on as if it had not stopped; its record "state" is JSON.
 checkpoints/best.weights.h5 are the classifier's weights of the best epoch (`keras.Model.load_weights` reads them) and carry
@@ -13,9 +13,9 @@ import importlib.metadata
 import io
 import json
 import os
+import posixpath
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -39,11 +39,15 @@ class RunFolder:
     """The files of one run.
 
     Attributes:
-      path: the folder.
+      path: the folder or URL.
     """
 
     def __init__(self, path: str):
-        self.path = Path(path)
+        self.path = path
+
+    def join(self, name: str) -> str:
+        """Returns the path of a file of the run."""
+        return storage.join(self.path, name)
 
     def open(self, record: Mapping[str, Any]) -> None:
         """Makes the folder, or accepts one that an equal run made and takes away what a killed one left half written.
@@ -54,17 +58,17 @@ class RunFolder:
         Raises:
           ConfigError: the folder is another run's; the text names what differs.
         """
-        path = self.path / CONFIG_NAME
-        storage.remove_temporary_files(str(self.path))
+        path = self.join(CONFIG_NAME)
+        storage.remove_temporary_files(self.path)
         # As JSON has it: tuples become lists.
         record = json.loads(json.dumps(record))
-        if not path.exists():
-            if (self.path / LAST_NAME).exists():
+        if not storage.exists(path):
+            if storage.exists(self.join(LAST_NAME)):
                 raise ConfigError(f"{self.path}: has a checkpoint but no {CONFIG_NAME}; choose another --name")
             about = {"run": record, "versions": versions(), "command_line": redact_arguments(sys.argv)}
-            _write(path, lambda name: Path(name).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8"))
+            storage.write_text(path, json.dumps(about, indent=2) + "\n")
             return
-        differing = _differences(read_record(str(self.path)), record)
+        differing = _differences(read_record(self.path), record)
         if differing:
             raise ConfigError(
                 f"{self.path}: holds a run with another config: {'; '.join(differing)}; "
@@ -80,12 +84,8 @@ class RunFolder:
         """
         arrays = {_array_name(index): keras.ops.convert_to_numpy(v) for index, v in enumerate(variables)}
         arrays["state"] = np.frombuffer(json.dumps({**state, "variables": _describe(variables)}).encode(), np.uint8)
-
-        def write(name: str) -> None:
-            with open(name, "wb") as file:
-                np.savez(file, **arrays)
-
-        _write(self.path / LAST_NAME, write)
+        with storage.create(self.join(LAST_NAME)) as file:
+            np.savez(file, **arrays)
 
     def read_state(self, *, required: Iterable[str] = ()) -> dict[str, Any] | None:
         """Reads the state of the last checkpoint; None where there is none.
@@ -96,18 +96,11 @@ class RunFolder:
         Raises:
           ConfigError: it cannot be read, or lacks one of them.
         """
-        path = self.path / LAST_NAME
-        if not path.exists():
+        path = self.join(LAST_NAME)
+        if not storage.exists(path):
             return None
-        try:
-            with np.load(path) as arrays:
-                state = json_text.parse(arrays["state"].tobytes())
-            missing = sorted(set(required) - set(state))
-        except _DAMAGE as error:
-            raise _no_checkpoint(path, reason_of(error)) from error
-        if missing:
-            raise _no_checkpoint(path, f"its state has no {missing[0]!r}")
-        return state
+        with storage.read_by_name(path) as name:
+            return _read_state(name, path=path, required=required)
 
     def restore_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Sets variables to the last checkpoint's.
@@ -115,55 +108,62 @@ class RunFolder:
         Raises:
           ConfigError: the checkpoint is another model's or optimizer's, or damaged.
         """
-        path = self.path / LAST_NAME
-        found, wanted = self.read_state(required=("variables",))["variables"], _describe(variables)
-        if found != wanted:
-            example = next((f"{a} instead of {b}" for a, b in zip(found, wanted, strict=False) if a != b), "")
-            raise ConfigError(
-                f"{path}: a checkpoint of another model or optimizer ({len(found)} variables instead of {len(wanted)}"
-                f"{'; ' + example if example else ''}); choose another --name"
-            )
-        for variable, array in zip(variables, _read_arrays(path, num_arrays=len(variables)), strict=True):
-            variable.assign(array)
+        path = self.join(LAST_NAME)
+        with storage.read_by_name(path) as name:
+            found = _read_state(name, path=path, required=("variables",))["variables"]
+            wanted = _describe(variables)
+            if found != wanted:
+                example = next((f"{a} instead of {b}" for a, b in zip(found, wanted, strict=False) if a != b), "")
+                raise ConfigError(
+                    f"{path}: a checkpoint of another model or optimizer ({len(found)} variables instead of "
+                    f"{len(wanted)}{'; ' + example if example else ''}); choose another --name"
+                )
+            arrays = _read_arrays(name, path=path, num_arrays=len(variables))
+            for variable, array in zip(variables, arrays, strict=True):
+                variable.assign(array)
 
     def save_best(self, classifier: keras.Model, *, monitor: str, value: float, epoch: int) -> None:
         """Writes the classifier's weights with the value that made them the best."""
-
-        def write(name: str) -> None:
+        with storage.write_by_name(self.join(BEST_NAME)) as name:
             classifier.save_weights(name)
             with h5py.File(name, "a") as file:
                 file.attrs.update(monitor=monitor, value=value, epoch=epoch)
                 file.attrs["sha256"] = _content_digest(file)
 
-        # Keras goes by the ending.
-        _write(self.path / BEST_NAME, write, suffix=".weights.h5")
-
     def best(self) -> tuple[str, float] | None:
         """Reads the name and value of what is monitored from the best checkpoint; None where there is none."""
-        path = self.path / BEST_NAME
-        if not path.exists():
+        path = self.join(BEST_NAME)
+        if not storage.exists(path):
             return None
-        try:
-            with h5py.File(path) as file:
-                return str(file.attrs["monitor"]), float(file.attrs["value"])
-        except _DAMAGE as error:
-            raise _no_best(path, reason_of(error)) from error
+        with storage.read_by_name(path) as name:
+            try:
+                with h5py.File(name) as file:
+                    return str(file.attrs["monitor"]), float(file.attrs["value"])
+            except _DAMAGE as error:
+                raise _no_best(path, reason_of(error)) from error
 
-    def check_best(self) -> int:
-        """Compares the best checkpoint with its SHA-256, which those of older versions lack; returns its epoch.
+    def load_best(self, classifier: keras.Model) -> int:
+        """Sets a classifier's weights to the best checkpoint's; returns its epoch.
+
+        Before, it is compared with its SHA-256, which those of older versions lack.
 
         Raises:
-          ConfigError: it is damaged, or not of this program.
+          ConfigError: it is damaged, not of this program, or of another model.
         """
-        path = self.path / BEST_NAME
-        try:
-            with h5py.File(path) as file:
-                epoch = int(file.attrs["epoch"])
-                is_sound = file.attrs.get("sha256") in (None, _content_digest(file))
-        except _DAMAGE as error:
-            raise _no_best(path, reason_of(error)) from error
-        if not is_sound:
-            raise _no_best(path, "damaged: its SHA-256 does not fit its content")
+        path = self.join(BEST_NAME)
+        with storage.read_by_name(path) as name:
+            try:
+                with h5py.File(name) as file:
+                    epoch = int(file.attrs["epoch"])
+                    is_sound = file.attrs.get("sha256") in (None, _content_digest(file))
+            except _DAMAGE as error:
+                raise _no_best(path, reason_of(error)) from error
+            if not is_sound:
+                raise _no_best(path, "damaged: its SHA-256 does not fit its content")
+            try:
+                classifier.load_weights(name)
+            except (OSError, ValueError, KeyError) as error:
+                raise ConfigError(f"{path}: not the weights of the run's model ({error})") from error
         return epoch
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -172,7 +172,17 @@ class RunFolder:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        _write(self.path / HISTORY_NAME, lambda name: Path(name).write_text(text.getvalue(), encoding="utf-8"))
+        storage.write_text(self.join(HISTORY_NAME), text.getvalue())
+
+
+def resolve(run_dir: str) -> str:
+    """Returns one name for all ways to write a run's folder."""
+    return run_dir.rstrip("/") if storage.is_url(run_dir) else os.path.realpath(run_dir)
+
+
+def name_of(run_dir: str) -> str:
+    """Returns the name of a run: the last part of its folder."""
+    return posixpath.basename(resolve(run_dir))
 
 
 def read_history(run_dir: str) -> list[dict[str, float]]:
@@ -181,12 +191,12 @@ def read_history(run_dir: str) -> list[dict[str, float]]:
     Raises:
       ConfigError: it is not the history of a run.
     """
-    path = Path(run_dir) / HISTORY_NAME
-    if not path.exists():
+    path = storage.join(run_dir, HISTORY_NAME)
+    if not storage.exists(path):
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = csv.DictReader(io.StringIO(storage.read_text(path), newline=""))
+        return [{name: float(value) for name, value in row.items()} for row in rows]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: not the history of a run ({error})") from error
 
@@ -197,15 +207,15 @@ def read_record(run_dir: str) -> dict[str, Any]:
     Raises:
       ConfigError: the folder is no run.
     """
-    path = Path(run_dir) / CONFIG_NAME
+    path = storage.join(run_dir, CONFIG_NAME)
     try:
-        return json_text.parse(path.read_text(encoding="utf-8"))["run"]
+        return json_text.parse(storage.read_text(path))["run"]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(
             f"{run_dir} is no run (no {CONFIG_NAME} in it); give the folder of one, as runs/<name>, or train one with "
             "`python -m trainer.train`"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not the config of a run ({reason_of(error)})") from error
 
 
@@ -220,11 +230,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _no_checkpoint(path: Path, reason: str) -> ConfigError:
+def _no_checkpoint(path: str, reason: str) -> ConfigError:
     return ConfigError(f"{path}: not a checkpoint ({reason}); remove it to start anew")
 
 
-def _no_best(path: Path, reason: str) -> ConfigError:
+def _no_best(path: str, reason: str) -> ConfigError:
     return ConfigError(
         f"{path}: not a checkpoint of this program ({reason}); copy the run again, choose --checkpoint=last, or train again"
     )
@@ -234,9 +244,22 @@ def _array_name(index: int) -> str:
     return f"v{index:05d}"
 
 
-def _read_arrays(path: Path, *, num_arrays: int) -> Iterator[np.ndarray]:
+def _read_state(name: str, *, path: str, required: Iterable[str]) -> dict[str, Any]:
+    """Reads the state of a checkpoint from a local file; errors name the path."""
     try:
-        with np.load(path) as arrays:
+        with np.load(name) as arrays:
+            state = json_text.parse(arrays["state"].tobytes())
+        missing = sorted(set(required) - set(state))
+    except _DAMAGE as error:
+        raise _no_checkpoint(path, reason_of(error)) from error
+    if missing:
+        raise _no_checkpoint(path, f"its state has no {missing[0]!r}")
+    return state
+
+
+def _read_arrays(name: str, *, path: str, num_arrays: int) -> Iterator[np.ndarray]:
+    try:
+        with np.load(name) as arrays:
             for index in range(num_arrays):
                 yield arrays[_array_name(index)]
     except _DAMAGE as error:
@@ -268,19 +291,3 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
         keys = sorted(old.keys() | new.keys())
         return [text for key in keys for text in _differences(old.get(key), new.get(key), f"{prefix}{key}.")]
     return [] if old == new else [f"{prefix.rstrip('.').removeprefix('config.')} is {old}, here {new}"]
-
-
-def _write(path: Path, write: Callable[[str], Any], *, suffix: str = "") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}{suffix}")
-    try:
-        write(str(temporary))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            # A full disk is an error without a file's name.
-            error.filename = str(path)
-        raise

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpa_proto import cells_pb2, schema, storage
+from hpa_proto.redaction import redact_arguments
 from trainer.predictions import PredictionsInfo
 
 # Flags of beam_jobs.shard that choose cells and splits: the second data set is chosen as the first was, but for the classes.
@@ -45,9 +46,7 @@ def make_commands(
     """
     run = info.runs[0] if info.runs else {"name": "first", "model": None}
     folder = posixpath.dirname(predictions)
-    # A run's folder is local.
-    is_run = posixpath.basename(folder) == run["name"] and not storage.is_url(folder)
-    first = folder if is_run else f"runs/{run['name']}"
+    first = folder if posixpath.basename(folder) == run["name"] else f"runs/{run['name']}"
     second, weak_dir = f"{first}-weak", f"{data_dir.rstrip('/')}-weak"
     chosen = read_flags(manifest.command_line)
     # What `beam_jobs.convert` made has its cell store beside it.
@@ -107,4 +106,7 @@ def read_flags(command_line: Sequence[str]) -> dict[str, str]:
 
 def _command(module: str, options: dict[str, Any]) -> str:
     texts = {name: str(value).lower() if isinstance(value, bool) else value for name, value in options.items()}
-    return shlex.join(["python", "-m", module, *(f"--{name}={value}" for name, value in texts.items())])
+    # They are printed, and written to a file.
+    return shlex.join(
+        redact_arguments(["python", "-m", module, *(f"--{name}={value}" for name, value in texts.items())])
+    )

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -61,7 +59,7 @@ def _choice(name: str, default: str, choices: Sequence[str], text: str) -> None:
 
 _boolean("help", False, "Show this help.")
 _string("data_dir", None, "Folder or URL (s3://, gs://) of the data set: manifest.json and shards.")
-_string("runs_dir", "runs", "Folder that holds all runs, one folder each.")
+_string("runs_dir", "runs", "Folder or URL that holds all runs, one folder each.")
 _string("name", None, "Name of the run; its files go to <runs_dir>/<name>.")
 _string("preview", None, "Write a picture of 16 augmented cells to this path or URL, and stop.")
 _boolean("quick", False, "A try-out: 2 epochs of 20 steps, at most 8 pictures a step.")
@@ -171,7 +169,7 @@ def make_config(values: flags.FlagValues) -> TrainConfig:
     if not (values.name or values.preview):
         raise ConfigError("--name is missing: a name for the run's folder")
     name = values.name or "preview"
-    if Path(name).name != name or name == "..":
+    if "/" in name or name in (".", ".."):
         raise ConfigError(f"--name={name}: give a plain name; --runs_dir says where")
     flag_values = values.flag_values_dict()
 
@@ -179,7 +177,7 @@ def make_config(values: flags.FlagValues) -> TrainConfig:
         return {field.name: flag_values[field.name] for field in dataclasses.fields(kind) if field.name in flag_values}
 
     own = taken(TrainConfig)
-    own["run_dir"] = str(Path(values.runs_dir) / name) if "://" not in values.runs_dir else values.runs_dir
+    own["run_dir"] = storage.join(values.runs_dir, name)
     own["optimizer"] = OptimizerConfig(**taken(OptimizerConfig))
     own["augment"] = AugmentConfig(**taken(AugmentConfig)) if values.augment else None
     own["profile_steps"] = _profile_steps(values.profile_steps)
@@ -203,11 +201,7 @@ def _profile_steps(texts: Sequence[str] | None) -> tuple[int, int] | None:
 
 def _write_preview(config: TrainConfig, path: str) -> None:
     source = open_source(config.data_dir, (config.train_split,), check=config.check_shards, num_folds=config.num_folds)
-    # The pictures of a run are files; this one may be wanted at a URL, which no `Path` can name.
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = Path(folder) / epoch_report.AUGMENTED_NAME
-        epoch_report.draw_augmented(config, source, path=drawn)
-        storage.write_bytes(path, drawn.read_bytes())
+    epoch_report.draw_augmented(config, source, path=path)
 
 
 @redaction.redacted_output()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
 
-from hpa_proto import cells_pb2, schema
+from hpa_proto import cells_pb2, schema, storage
 from hpa_proto.errors import ConfigError
 from trainer import optimizers, run_folder, training_model
 from trainer.augment import AugmentConfig
@@ -37,7 +36,7 @@ class TrainedModel:
     classifier: keras.Model
     source: Source
     config: TrainConfig
-    checkpoint: Path
+    checkpoint: str
     epoch: int
     averaged: bool
 
@@ -46,7 +45,7 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
     """Builds a run's classifier and loads its weights: the averaged ones where the run averages.
 
     Args:
-      run_dir: folder of the run.
+      run_dir: folder or fsspec URL of the run.
       checkpoint: "best" (by what the run monitors) or "last".
 
     Raises:
@@ -56,8 +55,8 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
         raise ConfigError(f"--checkpoint={checkpoint}: choose one of {', '.join(CHECKPOINTS)}")
     record = run_folder.read_record(run_dir)
     folder = run_folder.RunFolder(run_dir)
-    path = folder.path / (run_folder.BEST_NAME if checkpoint == "best" else run_folder.LAST_NAME)
-    if not path.exists():
+    path = folder.join(run_folder.BEST_NAME if checkpoint == "best" else run_folder.LAST_NAME)
+    if not storage.exists(path):
         raise ConfigError(
             f"{path}: this run has no {checkpoint} checkpoint; train until its first epoch ends"
             f"{', or choose --checkpoint=last' if checkpoint == 'best' else ''}"
@@ -66,7 +65,7 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
     with _float32_policy():
         model = training_model.build_training_model(config, source, num_parts=1)
         if checkpoint == "best":
-            epoch = _load_best(folder, model)
+            epoch = folder.load_best(model.classifier)
         else:
             epoch = _load_last(folder, model, config, scale_loss=record["dtype_policy"] == "mixed_float16")
     return TrainedModel(
@@ -77,16 +76,6 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
         epoch=epoch,
         averaged=config.optimizer.ema_momentum > 0,
     )
-
-
-def _load_best(folder: run_folder.RunFolder, model: training_model.TrainingModel) -> int:
-    path = folder.path / run_folder.BEST_NAME
-    epoch = folder.check_best()
-    try:
-        model.classifier.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: not the weights of the run's model ({error})") from error
-    return epoch
 
 
 def _load_last(

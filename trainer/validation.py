@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib import figure
@@ -62,7 +61,7 @@ def measure(labels: np.ndarray, logits: np.ndarray, *, multi_label: bool) -> Val
     )
 
 
-def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], *, path: Path) -> None:
+def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], *, path: str) -> None:
     """Draws a confusion matrix, each row as shares of the true class, and writes it as PNG."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     size = 3 + 0.4 * len(class_names)
@@ -82,4 +81,4 @@ def draw_confusion(confusion: np.ndarray, class_names: Sequence[str], *, path: P
     axes.set_title("percent of the true class", fontsize=9)
     buffer = io.BytesIO()
     page.savefig(buffer, format="png", dpi=110)
-    storage.write_bytes(str(path), buffer.getvalue())
+    storage.write_bytes(path, buffer.getvalue())
