@@ -35,11 +35,12 @@ from trainer.source import open_source
 
 TRIAL = reliability.Trial(
     part="Object stores",
-    fault="The commands from FOVs to a submission with their paths on s3:// (moto's server) and gs:// (an emulator); on s3:// "
-    "jobs stopped, two workers, damaged shards, credentials in URLs",
-    outcome="cells, shards, manifest, plan, batches and predictions are those on a disk, byte for byte; stopped jobs go on "
-    "to the same bytes; damage and missing buckets named in one line; no credential in any file or output",
-    promise="A URL can stand wherever a folder can, but for run folders.",
+    fault="The commands from FOVs to a submission with their paths and run folders on s3:// (moto's server) and gs:// (an "
+    "emulator); on s3:// jobs and training stopped, two workers, damaged shards, a damaged checkpoint, credentials in URLs",
+    outcome="cells, shards, manifest, plan, batches, weights, predictions and report are those on a disk, byte for byte; "
+    "stopped jobs and runs go on to the same bytes; damage and missing buckets named in one line; no credential in any file "
+    "or output",
+    promise="A URL can stand wherever a folder can.",
 )
 tiny_train.register()
 
