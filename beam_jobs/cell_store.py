@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 from google.protobuf import message
 
-from beam_jobs import fov_quality, store_tables
+from beam_jobs import fov_overview, fov_quality, store_tables
 from beam_jobs.store_tables import FovRow
 from hpa_proto import cells_pb2, json_text, records, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError
@@ -135,9 +135,20 @@ class CellStore:
         storage.write_bytes(storage.join(self.path, self._file_name(fov_id, "jpg")), picture)
 
     def read_overview(self, fov_id: str) -> bytes | None:
-        """Reads the picture of `write_overview`; None where there is none."""
+        """Reads the picture of `write_overview`; None where there is none.
+
+        Raises:
+          DatasetError: it is damaged.
+        """
         path = storage.join(self.path, self._file_name(fov_id, "jpg"))
-        return storage.read_bytes(path) if storage.exists(path) else None
+        if not storage.exists(path):
+            return None
+        data = storage.read_bytes(path)
+        try:
+            fov_overview.decode_overview(data)
+        except ValueError as error:
+            raise DatasetError(f"{path}: damaged: {error}; delete it: reports go without") from error
+        return data
 
     def write_fov(self, row: FovRow, cells: Iterable[cells_pb2.Cell]) -> FovRow:
         """Writes the cells of one FOV, then the note that it is finished. Returns the row with what was written."""
@@ -241,13 +252,18 @@ class CellStore:
 
         Raises:
           ConfigError: the job that makes them has not finished.
+          DatasetError: one is damaged, or lacks a column, or has other values in one.
         """
         path = storage.join(self.path, CELLS_TABLE)
         if not storage.exists(path):
             raise ConfigError(
                 f"{path} is not there: segmenting has not finished; run `python -m beam_jobs.segment` again"
             )
-        return storage.read_table(path), storage.read_table(storage.join(self.path, FOVS_TABLE))
+        fovs_path = storage.join(self.path, FOVS_TABLE)
+        cells, fovs = storage.read_table(path), storage.read_table(fovs_path)
+        store_tables.check_table(cells, store_tables.CELL_COLUMNS | fov_quality.FLAG_TYPES, path=path)
+        store_tables.check_table(fovs, store_tables.FOV_COLUMNS, path=fovs_path)
+        return cells, fovs
 
     def read_cell(self, file: str, *, offset_bytes: int, length_bytes: int) -> cells_pb2.Cell:
         """Reads one cell by its row's file, offset and length; errors as `read_cells`."""
@@ -299,7 +315,7 @@ class CellStore:
 
     def _read_notes(self, fov_ids: Iterable[str]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """Yields the FOV's row and its cells' rows of each note, in no order that means anything."""
-        wanted = {self._file_name(fov_id, "json").removeprefix(f"{_FOVS}/") for fov_id in fov_ids}
+        wanted = {self._file_name(fov_id, "json").removeprefix(f"{_FOVS}/"): fov_id for fov_id in fov_ids}
         folder = storage.join(self.path, _FOVS)
         names = [name for name in storage.list_files(folder) if name in wanted]
         for name, data in zip(names, storage.read_many(storage.join(folder, name) for name in names), strict=True):
@@ -308,7 +324,7 @@ class CellStore:
                 if note["digest"] != self.digest:
                     continue
                 fov, cells = note["fov"], note["cells"]
-                store_tables.check_note(fov, cells)
+                store_tables.check_note(fov, cells, fov_id=wanted[name])
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DatasetError(
                     f"{storage.join(folder, name)}: damaged: {error}; delete it and run again"

@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_jobs import examples, near_duplicates
 from beam_jobs.examples import DecodedExample
-from hpa_proto import cells_pb2, records, schema, shard_check, storage
+from hpa_proto import cells_pb2, plan_table, records, schema, shard_check, storage
 from hpa_proto import labels as hpa_labels
 from hpa_proto.errors import DatasetError
 
-_PLAN_NUMBERS = ("shard", "index")
-_PLAN_COLUMNS = ("cell_id", "fov_id", "example_labels", "split", *_PLAN_NUMBERS, "dropped")
+_PLAN_COLUMNS = ("cell_id", "fov_id", "example_labels", "split", "shard", "index", "dropped")
 
 
 def read_plan(data_dir: str) -> pd.DataFrame:
@@ -34,14 +34,9 @@ def read_plan(data_dir: str) -> pd.DataFrame:
     if not storage.exists(path):
         raise DatasetError(f"{path}: missing")
     try:
-        plan = storage.read_table(path, columns=_PLAN_COLUMNS)
+        plan = plan_table.read_columns(path, _PLAN_COLUMNS)
     except OSError as error:
         raise DatasetError(f"{path}: not a readable table: {error}") from error
-    for column in _PLAN_COLUMNS:
-        wanted = "integer" if column in _PLAN_NUMBERS else "string"
-        # An empty column has no values to tell strings by.
-        if pd.api.types.infer_dtype(plan[column], skipna=False) not in (wanted, "empty"):
-            raise DatasetError(f"{path}: not a readable table: column {column} has other values than {wanted}s")
     plan.attrs["sha256"] = hashlib.sha256(storage.read_bytes(path)).hexdigest()
     return plan
 
@@ -113,11 +108,11 @@ def read_hashes(data_dir: str) -> dict[str, str] | None:
     try:
         with storage.open_read(path) as file:
             columns = pq.read_schema(file).names
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, pa.ArrowException) as error:
         raise DatasetError(f"{path}: not a readable table: {error}") from error
     if near_duplicates.HASH_COLUMN not in columns:
         return None
-    plan = storage.read_table(path, columns=["fov_id", "dropped", near_duplicates.HASH_COLUMN])
+    plan = plan_table.read_columns(path, ["fov_id", "dropped", near_duplicates.HASH_COLUMN])
     kept = plan[plan["dropped"] == ""].drop_duplicates("fov_id")
     return dict(zip(kept["fov_id"], kept[near_duplicates.HASH_COLUMN], strict=True))
 

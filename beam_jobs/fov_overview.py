@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from beam_jobs import cell_pictures, examples
-from hpa_proto import cells_pb2, pictures, schema
+from hpa_proto import cells_pb2, picture_file, pictures, schema
 
 # The longer side.
 _SIDE_PX = 320
@@ -31,8 +31,14 @@ def encode_overview(pixels: np.ndarray, *, bit_depth: int) -> bytes:
 
 
 def decode_overview(data: bytes) -> np.ndarray:
-    """Decodes the picture of `encode_overview`: uint8[h, w, 4]."""
-    stacked = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    """Decodes the picture of `encode_overview`: uint8[h, w, 4].
+
+    Raises:
+      ValueError: it is damaged, or another picture.
+    """
+    stacked = picture_file.decode(data, max_pixels=len(schema.CHANNELS) * _SIDE_PX**2)
+    if stacked.ndim != 2 or stacked.dtype != np.uint8 or len(stacked) % len(schema.CHANNELS):
+        raise ValueError(f"no four grey pictures, one below the other: {stacked.dtype}{list(stacked.shape)}")
     return np.dstack(np.split(stacked, len(schema.CHANNELS)))
 
 

@@ -11,7 +11,9 @@ import pandas as pd
 from beam_jobs import fov_quality, measurements
 from hpa_proto import cells_pb2, records
 from hpa_proto import labels as hpa_labels
-from hpa_proto.errors import ConfigError, FovError
+from hpa_proto.errors import ConfigError, DatasetError, FovError
+
+_AGAIN = "make the table again with `python -m beam_jobs.segment`"
 
 # What a FOV's file holds of each cell; `fov_quality.FLAG_TYPES` are added to the whole table.
 CELL_COLUMNS = {
@@ -81,6 +83,19 @@ class FovRow:
         return dataclasses.replace(self, error_stage=error.stage, error_reason=error.reason, error_detail=error.detail)
 
 
+FOV_COLUMNS = {
+    **{
+        field.name: {"str": "str", "int": "int64"}[field.type]
+        for field in dataclasses.fields(FovRow)
+        if field.name != "quality"
+    },
+    **fov_quality.QUALITY_TYPES,
+}
+
+# Below these, either way.
+_LIMITS = {"int32": 1 << 31, "int64": 1 << 63}
+
+
 def check_extra_columns(names: Iterable[str]) -> None:
     """Checks that no further column of a label file has the name of a column that the tables have themselves.
 
@@ -94,19 +109,37 @@ def check_extra_columns(names: Iterable[str]) -> None:
         )
 
 
-def check_note(fov: Mapping[str, Any], cells: Iterable[Mapping[str, Any]]) -> None:
-    """Checks that the rows of a FOV and of its cells have the columns of the tables.
+def check_note(fov: Mapping[str, Any], cells: Iterable[Mapping[str, Any]], *, fov_id: str) -> None:
+    """Checks that the rows of a FOV and of its cells have the columns of the tables, and that they are that FOV's.
 
     Raises:
       KeyError: one lacks a column.
-      ValueError: one has another column, as when a bit of a name was flipped.
+      ValueError: one has another column, as when a bit of a name was flipped, or another kind of value; or another FOV's id.
     """
-    _check_columns([fov], FovRow.__dataclass_fields__)
-    _check_columns([fov["quality"]], fov_quality.QUALITY_TYPES)
-    _check_columns(cells, CELL_COLUMNS)
+    _check_rows([{**fov["quality"], **{name: value for name, value in fov.items() if name != "quality"}}], FOV_COLUMNS)
+    _check_rows(cells, CELL_COLUMNS)
+    for row in (fov, *cells):
+        if row["fov_id"] != fov_id:
+            raise ValueError(f"it speaks of FOV {row['fov_id']!r}, not {fov_id!r}")
 
 
-def _check_columns(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> None:
+def check_table(table: pd.DataFrame, columns: Mapping[str, str], *, path: str) -> None:
+    """Checks that a table that was read has columns, and their kinds of values.
+
+    Raises:
+      DatasetError: one is missing, or holds something else.
+    """
+    for name, kind in columns.items():
+        if name not in table.columns:
+            raise DatasetError(f"{path}: no column {name!r}; {_AGAIN}")
+        values = table[name]
+        is_of = {"str": pd.api.types.is_string_dtype, "bool": pd.api.types.is_bool_dtype}.get(kind)
+        is_of = is_of or (pd.api.types.is_float_dtype if kind == "float64" else pd.api.types.is_integer_dtype)
+        if not is_of(values) or (kind != "float64" and values.hasnans):
+            raise DatasetError(f"{path}: column {name!r} has other values than {kind}; {_AGAIN}")
+
+
+def _check_rows(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
     # NaN is no JSON: a measurement that means nothing is left out.
     needed = {name for name, kind in columns.items() if kind != "float64"}
     for row in rows:
@@ -114,6 +147,21 @@ def _check_columns(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]
             raise ValueError(f"unknown column {unknown[0]!r}")
         if missing := sorted(needed - row.keys()):
             raise KeyError(missing[0])
+        for name, value in row.items():
+            if not _is_of(value, columns[name]):
+                raise ValueError(f"column {name!r} has {value!r:.60}; wanted: {columns[name]}")
+
+
+def _is_of(value: object, kind: str) -> bool:
+    if kind == "str":
+        # JSON can write halves of letters, which no file takes.
+        return type(value) is str and (value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value))
+    if kind == "float64":
+        return type(value) is float or (type(value) is int and abs(value) < _LIMITS["int64"])
+    # What was measured is written as 1.0, whatever its kind.
+    if type(value) not in (bool, int, float):
+        return False
+    return value in (0, 1) if kind == "bool" else -_LIMITS[kind] <= value < _LIMITS[kind] and value == int(value)
 
 
 def fov_table(rows: list[dict[str, Any]]) -> pd.DataFrame:

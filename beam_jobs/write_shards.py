@@ -75,14 +75,16 @@ class ShardNotes:
         """
         found = {}
         names = storage.list_files(self._folder)
-        for text in storage.read_many(storage.join(self._folder, name) for name in names):
+        texts = storage.read_many(storage.join(self._folder, name) for name in names)
+        for name, text in zip(names, texts, strict=True):
             try:
                 note = json_text.parse(text)
                 digest = note["digest"]
                 info = json_format.ParseDict(note["shard"], cells_pb2.ShardInfo())
             except (ValueError, LookupError, TypeError, json_format.ParseError):
                 continue
-            if digest == self.digest and storage.size(storage.join(self.data_dir, info.name)) == info.num_bytes:
+            is_own = digest == self.digest and name == f"{info.name}.json"
+            if is_own and storage.size(storage.join(self.data_dir, info.name)) == info.num_bytes:
                 found[info.name] = info
         return found
 

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from hpa_proto import redaction, storage
+from hpa_proto import json_text, redaction, storage
 from hpa_proto.errors import ConfigError
 
 _BEAT_SECONDS = 30.0
@@ -32,6 +32,9 @@ _SETTLE_SECONDS = 0.5
 _WRITE_SECONDS = 3.0
 _POLL_SECONDS = 0.1
 _MAX_COMMAND = 200
+_MAX_PID = 2**31 - 1
+# In the year 5138.
+_MAX_BEAT = 1e11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +141,9 @@ def _acquire(path: str) -> Holder:
 
 
 def _read_written(path: str) -> Holder | None:
-    """Reads a lock as `_read`, but gives one that says nothing yet the time to be written."""
+    """Reads a lock as `read_holder`, but gives one that says nothing yet the time to be written."""
     deadline = time.monotonic() + _WRITE_SECONDS
-    while (found := _read(path)) is None and storage.exists(path) and time.monotonic() < deadline:
+    while (found := read_holder(path)) is None and storage.exists(path) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
     return found
 
@@ -157,7 +160,7 @@ def _take_away(path: str, found: Holder | None) -> None:
         os.rename(path, aside)
     except FileNotFoundError:
         return
-    taken = _read(aside)
+    taken = read_holder(aside)
     if taken is not None and (found is None or taken.token != found.token):
         storage.create_new(path, _encode(taken))
     storage.remove(aside)
@@ -176,7 +179,7 @@ def _refusal(path: str, found: Holder) -> str:
 def _keep_alive(path: str, own: Holder, released: threading.Event) -> None:
     while not released.wait(_BEAT_SECONDS):
         try:
-            found = _read(path)
+            found = read_holder(path)
             if found is not None and found.token == own.token:
                 storage.write_bytes(path, _encode(dataclasses.replace(own, beat=time.time())))
                 continue
@@ -189,16 +192,25 @@ def _keep_alive(path: str, own: Holder, released: threading.Event) -> None:
 
 
 def _is_held_by(path: str, own: Holder) -> bool:
-    found = _read(path)
+    found = read_holder(path)
     return found is not None and found.token == own.token
 
 
-def _read(path: str) -> Holder | None:
+def read_holder(path: str) -> Holder | None:
     """Reads a lock; None where there is none, or none that can be read."""
     try:
-        return Holder(**json.loads(storage.read_text(path)))
+        found = Holder(**json_text.parse(storage.read_text(path)))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+    # 0 and negative numbers are groups of processes; of what no clock says, no silence would be long enough.
+    is_sound = (
+        isinstance(found.pid, int)
+        and 0 < found.pid <= _MAX_PID
+        and isinstance(found.beat, int | float)
+        and abs(found.beat) < _MAX_BEAT
+        and all(isinstance(value, str) for name, value in vars(found).items() if name not in ("pid", "beat"))
+    )
+    return found if is_sound else None
 
 
 def _encode(holder: Holder) -> bytes:

@@ -16,6 +16,9 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8\xff"
 _CHUNK = struct.Struct(">I4s")
 _CHECKSUM = struct.Struct(">I")
+# Tags, and how a number of each kind is packed: bytes, shorts, longs.
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_TIFF_KINDS = {1: "B", 3: "H", 4: "I"}
 # Those that may stand before a JPEG's frame and have a length: tables (DHT, DAC, DQT, DRI), APP0 to APP15, comments.
 _JPEG_SEGMENTS = frozenset((0xC4, 0xCC, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 
@@ -65,6 +68,32 @@ def decode(data: bytes, *, max_pixels: int) -> np.ndarray:
     if image.shape[:2] != (height, width):
         raise ValueError(f"its header says {width} x {height} px, it holds {image.shape[1]} x {image.shape[0]}")
     return image
+
+
+def read_tiff_size(data: bytes) -> tuple[int, int]:
+    """Reads (height, width) from the first directory of a TIFF file (TIFF 6.0, section 2); nothing is decoded.
+
+    Raises:
+      ValueError: damaged, without a size, or a BigTIFF.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        raise ValueError(f"no TIFF: it begins with {data[:12]!r}")
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (num_entries,) = struct.unpack_from(f"{order}H", data, start)
+        sizes = {}
+        for place in range(start + 2, start + 2 + 12 * num_entries, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", data, place)
+            if tag in (_TIFF_WIDTH, _TIFF_HEIGHT):
+                # The same tag again: whoever decodes may take either.
+                sizes[tag] = max(sizes.get(tag, 0), *struct.unpack_from(order + _TIFF_KINDS[kind], data, place + 8))
+        height, width = sizes[_TIFF_HEIGHT], sizes[_TIFF_WIDTH]
+    except (struct.error, KeyError) as error:
+        raise ValueError("a TIFF whose first directory is damaged or has no size") from error
+    if not height * width:
+        raise ValueError("its header has no size")
+    return height, width
 
 
 def _find_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -181,6 +181,16 @@ def test_note_that_cannot_be_read_is_none(cells_dir, tmp_path, text):
     assert dataset_job.run(config).num_written == 48
 
 
+def test_note_of_another_shard_is_none(cells_dir, tmp_path):
+    config = make_config(cells_dir, tmp_path)
+    stop_after(6, config)
+    first, second, *_ = sorted((tmp_path / "dataset" / ".shards").iterdir())
+    second.write_bytes(first.read_bytes())
+    dataset_job.run(config)
+    dataset_job.run(make_config(cells_dir, tmp_path / "undisturbed"))
+    assert hashes(tmp_path / "dataset") == hashes(tmp_path / "undisturbed")
+
+
 @pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: text.replace("jpeg-planes", "raw")])
 def test_damaged_manifest_is_an_error_and_replaced_where_asked(cells_dir, tmp_path, damage):
     config = make_config(cells_dir, tmp_path)

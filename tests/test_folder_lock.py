@@ -59,13 +59,30 @@ def test_a_second_job_is_told_who_is_there(folder):
         assert storage.exists(lock_of(folder))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "[" * 3000])
 def test_a_lock_that_says_nothing_is_taken_over(folder, text, monkeypatch):
     monkeypatch.setattr(folder_lock, "_WRITE_SECONDS", 0.2)
     storage.write_text(lock_of(folder), text)
     with folder_lock.hold(folder):
         pass
     assert storage.list_files(folder) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # 0 and -1 are groups of processes, of which some process always lives.
+        *({"pid": pid} for pid in (0, -1, 2**40, "1", None)),
+        *({"beat": beat, "host": "other"} for beat in (float("nan"), float("inf"), 1e300, "now", None)),
+        {"host": ["other"]},
+        {"command": None, "host": "other", "beat": 0},
+    ],
+)
+def test_a_lock_of_impossible_values_is_taken_over(folder, change, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_WRITE_SECONDS", 0.2)
+    change_holder(folder, **change)
+    with folder_lock.hold(folder):
+        assert json.loads(storage.read_text(lock_of(folder)))["pid"] == os.getpid()
 
 
 def test_a_lock_that_is_just_being_written_is_held(folder):

@@ -16,7 +16,7 @@ from beam_jobs.cell_store import CellStore
 from beam_jobs.segment import SegmentConfig
 from beam_jobs.simulation import fov as simulated_fov
 from hpa_proto import schema
-from hpa_proto.errors import ConfigError
+from hpa_proto.errors import ConfigError, DatasetError
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "hpa" / "fovs"
 REAL = ("000a6c98-bb9b", "a7faf0b4-bb99", "f0ac7116-bb99")
@@ -308,6 +308,22 @@ def test_pictures_are_kept_of_fovs_that_look_wrong_only(store):
     pixels = fov_overview.decode_overview(overviews[1])
     assert pixels.shape == (96, 128, 4)
     assert pixels[..., schema.CHANNELS.index("blue")].max() < 12 < pixels[..., 0].max()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no picture",
+        cv2.imencode(".jpg", np.zeros((7, 9), np.uint8))[1],
+        cv2.imencode(".jpg", np.zeros((8, 9, 3)))[1],
+    ],
+)
+def test_a_damaged_picture_of_a_fov_is_named(tmp_path, data):
+    made = CellStore.create(str(tmp_path), {})
+    made.write_overview("fov", bytes(data))
+    with pytest.raises(DatasetError, match=r"fov\.jpg: damaged: .*; delete it: reports go without"):
+        made.read_overview("fov")
 
 
 def test_a_mended_fov_loses_its_picture(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import struct
 
 import cv2
 import numpy as np
@@ -117,6 +118,44 @@ def test_a_missing_channel_is_an_error(config, dataset, tmp_path):
     (folder / "fov-1_green.png").unlink()
     with pytest.raises(ConfigError, match=r"no readable fov-1_green\.png"):
         overlay.run(dataclasses.replace(config, images=str(folder)))
+
+
+def tiff(width=8, height=6, dtype=np.uint8):
+    return bytearray(cv2.imencode(".tif", np.ones((height, width), dtype), [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1])
+
+
+def change_entry(data, tag, value):
+    """Sets a number in the first directory of a TIFF."""
+    start = struct.unpack_from("<I", data, 4)[0]
+    for place in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
+        if struct.unpack_from("<H", data, place)[0] == tag:
+            struct.pack_into("<HII", data, place + 2, 4, 1, value)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        # Found by fuzzing: OpenCV answers with an error of its own.
+        (change_entry(tiff(), 256, 1 << 24), "it cannot be decoded"),
+        (change_entry(change_entry(tiff(), 256, 1 << 16), 257, 1 << 16), "it is 65536 x 65536 px; at most"),
+        (change_entry(tiff(), 256, 0), "its header has no size"),
+        (tiff(dtype=np.float32), "it holds float32 pixels"),
+        (tiff()[:8], "whose first directory is damaged"),
+        (b"II*\0" + b"\xff" * 20, "whose first directory is damaged"),
+    ],
+)
+def test_a_tiff_that_is_no_picture_is_an_error(tmp_path, data, words):
+    for channel in schema.CHANNELS:
+        (tmp_path / f"fov_{channel}.tif").write_bytes(data)
+    with pytest.raises(ConfigError, match=f"no readable fov_red.png .*: .*{words}"):
+        overlay.read_channels(str(tmp_path), "fov")
+
+
+def test_a_tiff_is_read(tmp_path):
+    for channel in schema.CHANNELS:
+        (tmp_path / f"fov_{channel}.tif").write_bytes(tiff())
+    assert overlay.read_channels(str(tmp_path), "fov").shape == (6, 8, 4)
 
 
 def test_images_of_another_size_are_an_error(config, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 
 import h5py
 import keras
@@ -90,6 +91,46 @@ def test_a_checkpoint_whose_state_lacks_a_name_is_an_error(tmp_path):
         folder.read_state(required=("step", "epoch"))
 
 
+@pytest.mark.parametrize("content", [[], 3, {"variables": 3}, {"variables": None}])
+def test_a_checkpoint_whose_state_is_something_else_is_an_error(tmp_path, content):
+    folder = RunFolder(str(tmp_path))
+    folder.save_last({}, ())
+    state = np.frombuffer(json.dumps(content).encode(), np.uint8)
+    np.savez(tmp_path / "checkpoints" / "last.npz", state=state)
+    with pytest.raises(ConfigError, match=r"last\.npz: not a checkpoint"):
+        folder.restore_variables(())
+
+
+@pytest.mark.parametrize("array", [np.zeros(3, "float32"), np.zeros((2, 3), "int64"), np.zeros((2, 3), "S1")])
+def test_a_checkpoint_whose_numbers_are_not_what_its_state_says_is_an_error(tmp_path, array):
+    folder = RunFolder(str(tmp_path))
+    own = variables(np.ones((2, 3), "float32"))
+    folder.save_last({}, own)
+    path = tmp_path / "checkpoints" / "last.npz"
+    with np.load(path) as found:
+        state = found["state"]
+    np.savez(path, state=state, v00000=array)
+    with pytest.raises(ConfigError, match=r"not a checkpoint \(?damaged: .* for float32\[2, 3\]"):
+        folder.restore_variables(own)
+
+
+@pytest.mark.parametrize("name", ["state", "v00000"])
+def test_a_checkpoint_with_a_member_that_is_no_array_is_an_error(tmp_path, name):
+    """Found by fuzzing: NumPy gives it as bytes."""
+    folder = RunFolder(str(tmp_path))
+    own = variables(np.ones((2, 3), "float32"))
+    folder.save_last({}, own)
+    path = tmp_path / "checkpoints" / "last.npz"
+    with zipfile.ZipFile(path) as archive:
+        members = {each: archive.read(each) for each in archive.namelist()}
+    members[f"{name}.npy"] = b"no array"
+    with zipfile.ZipFile(path, "w") as archive:
+        for each, content in members.items():
+            archive.writestr(each, content)
+    with pytest.raises(ConfigError, match=rf"last\.npz: not a checkpoint \({name} in it is no array\)"):
+        folder.restore_variables(own)
+
+
 def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path):
     folder = RunFolder(str(tmp_path))
     folder.save_last({"step": 1}, variables(np.float32(1)))
@@ -152,6 +193,37 @@ def test_best_weights_without_what_they_carry_are_an_error(best, tmp_path, name)
         RunFolder(str(tmp_path)).load_best(small_model())
 
 
+def _enlarge(file, name, _):
+    file.create_dataset(name, shape=(1 << 38,), dtype="f4", chunks=(1024,))
+
+
+def _read_outside(file, name, folder):
+    (folder / "other").write_bytes(b"x" * 100)
+    file.create_dataset(name, shape=(3,), dtype="f4", external=[(str(folder / "other"), 0, h5py.h5f.UNLIMITED)])
+
+
+def _link(file, name, folder):
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["x"] = np.ones(3, "f4")
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "x", shape=(3,))
+    file.create_virtual_dataset(name, layout)
+
+
+def _write_texts(file, name, _):
+    file.create_dataset(name, data=["a", "b"], dtype=h5py.string_dtype())
+
+
+@pytest.mark.parametrize("harm", [_enlarge, _read_outside, _link, _write_texts])
+def test_best_weights_that_reach_beyond_their_file_are_an_error(best, tmp_path, harm):
+    with h5py.File(best, "a") as file:
+        del file["layers/dense/vars/0"]
+        harm(file, "layers/dense/vars/0", tmp_path)
+    words = r"not a checkpoint of this program \(layers/dense/vars/0 (has its numbers elsewhere|is .*, far more than)"
+    with pytest.raises(ConfigError, match=words):
+        RunFolder(str(tmp_path)).load_best(small_model())
+
+
 @pytest.mark.parametrize(
     ("run_dir", "name"),
     [("runs/first", "first"), ("runs/x/../first/", "first"), ("s3://bucket/runs/first/", "first")],
@@ -171,3 +243,28 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path):
         ConfigError, match=r"is no run \(no config\.json in it\); give the folder of one, as runs/<name>"
     ):
         read_record(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        3,
+        {},
+        {**RECORD, "config": []},
+        {**RECORD, "manifest_sha256": None},
+        {**RECORD, "config": {"fold": 0}},
+        {**RECORD, "config": {"fold": 0, "num_folds": "5", "validation_split": "x"}},
+        {**RECORD, "config": {"fold": 0, "num_folds": 10**12, "validation_split": "x"}},
+        {**RECORD, "config": {"fold": 0, "num_folds": 5, "validation_split": []}},
+    ],
+)
+def test_a_config_of_something_else_is_an_error(tmp_path, record):
+    (tmp_path / "config.json").write_text(json.dumps({"run": record}))
+    with pytest.raises(ConfigError, match=r"config\.json: not the config of a run"):
+        read_record(str(tmp_path))
+
+
+def test_a_history_with_a_field_without_end_is_an_error(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch\n" + "1" * 200_000)
+    with pytest.raises(ConfigError, match=r"history\.csv: not the history of a run"):
+        run_folder.read_history(str(tmp_path))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpa_proto import schema, storage
+from hpa_proto import plan_table, schema, storage
 from hpa_proto.errors import DatasetError
 from trainer import bootstrap, metrics, shards, thresholds
 from trainer.bootstrap import Difference, Interval
@@ -135,7 +135,7 @@ def check_dataset(predictions: Predictions, data_dir: str) -> None:
         )
     plan_path = storage.join(data_dir, schema.PLAN_NAME)
     if storage.exists(plan_path):
-        plan = storage.read_table(plan_path, columns=["split", "cell_id"])
+        plan = plan_table.read_columns(plan_path, ["split", "cell_id"])
         own = plan.loc[plan["split"].isin(schema.split_names(split)), "cell_id"]
         strangers = ~np.isin(predictions.cell_ids.astype(str), own.astype(str))
         if strangers.any():

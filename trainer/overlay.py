@@ -158,9 +158,17 @@ def _decode(data: bytes) -> np.ndarray:
     """
     if not data.startswith(_TIFF_STARTS):
         return picture_file.decode(data, max_pixels=_MAX_PIXELS)
-    plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    height, width = picture_file.read_tiff_size(data)
+    if height * width > _MAX_PIXELS:
+        raise ValueError(f"it is {width} x {height} px; at most {_MAX_PIXELS:,} px are read")
+    try:
+        plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(f"it cannot be decoded: {error}") from error
     if plane is None:
         raise ValueError("it cannot be decoded")
+    if plane.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"it holds {plane.dtype} pixels; 8 and 16 bit are read")
     return plane
 
 

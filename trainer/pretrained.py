@@ -139,6 +139,22 @@ def widen_kernel(kernel: np.ndarray, *, num_channels: int, source: str) -> np.nd
     return wide * (3 / num_channels)
 
 
+def check_archive(path: Path) -> None:
+    """Checks that a .keras file is an archive that unpacks to what its size lets expect.
+
+    Raises:
+      ConfigError: it is not; or it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            zip_file.check_members(archive)
+            num_bytes = sum(member.file_size for member in archive.infolist())
+        if num_bytes > _MAX_ZIP_RATIO * path.stat().st_size:
+            raise ValueError(f"it would become {num_bytes:,} bytes, far more than the file has")
+    except (*zip_file.DAMAGE, OSError) as error:
+        raise _unsafe(path, error) from error
+
+
 def _classifier_weights(classifier: keras.Model) -> list[keras.Variable]:
     return [*classifier.get_layer("backbone").weights, *classifier.get_layer("embedding").weights]
 
@@ -155,16 +171,12 @@ def _read_h5(file: WeightsFile) -> _Source:
 
 
 def _read_keras(file: WeightsFile) -> _Source:
+    check_archive(file.path)
     try:
-        with zipfile.ZipFile(file.path) as archive:
-            zip_file.check_members(archive)
-            num_bytes = sum(member.file_size for member in archive.infolist())
-        if num_bytes > _MAX_ZIP_RATIO * file.path.stat().st_size:
-            raise ValueError(f"it would become {num_bytes:,} bytes, far more than the file has")
         # safe_mode: a file from elsewhere must not run code.
         model = keras.saving.load_model(file.path, compile=False, safe_mode=True)
     except (*zip_file.DAMAGE, OSError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{file.path}: not a Keras model that can be loaded safely: {error}") from error
+        raise _unsafe(file.path, error) from error
     classifier = _find_classifier(model)
     if classifier is None:
         return _application_source(model, file)
@@ -177,6 +189,10 @@ def _read_keras(file: WeightsFile) -> _Source:
         scale=keras.ops.convert_to_numpy(preprocess.scale),
         offset=keras.ops.convert_to_numpy(preprocess.offset),
     )
+
+
+def _unsafe(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path}: not a Keras model that can be loaded safely: {error}")
 
 
 def _find_classifier(model: keras.Model) -> keras.Model | None:

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from hpa_proto import schema, storage
+from hpa_proto import plan_table, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError, reason_of
 from trainer import judged, metrics
 from trainer.bootstrap import Difference
@@ -158,7 +158,7 @@ def check_not_learned(answers: Judged, data_dir: str) -> None:
     """
     path = storage.join(data_dir, schema.PLAN_NAME)
     try:
-        plan = storage.read_table(path, columns=["split", "fov_id"])
+        plan = plan_table.read_columns(path, ["split", "fov_id"])
     except OSError as error:
         raise DatasetError(f"{path}: no plan to be read ({reason_of(error)}); check --second_data_dir") from error
     split = answers.predictions.info.split

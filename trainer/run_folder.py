@@ -30,6 +30,9 @@ CONFIG_NAME = "config.json"
 HISTORY_NAME = "history.csv"
 LAST_NAME = "checkpoints/last.npz"
 BEST_NAME = "checkpoints/best.weights.h5"
+_MAX_FOLDS = 1000
+# Of numbers to bytes of the file; Keras does not pack them.
+_MAX_HDF5_RATIO = 100
 _PACKAGES = ("hpa-single-cell", "keras", "tensorflow", "jax", "torch", "numpy")
 # What NumPy and HDF5 raise when they read a damaged file.
 _DAMAGE = (*zip_file.ARRAY_DAMAGE, OSError)
@@ -113,13 +116,18 @@ class RunFolder:
             found = _read_state(name, path=path, required=("variables",))["variables"]
             wanted = _describe(variables)
             if found != wanted:
+                if not isinstance(found, list):
+                    raise _no_checkpoint(path, "its state does not list the variables")
                 example = next((f"{a} instead of {b}" for a, b in zip(found, wanted, strict=False) if a != b), "")
                 raise ConfigError(
                     f"{path}: a checkpoint of another model or optimizer ({len(found)} variables instead of "
                     f"{len(wanted)}{'; ' + example if example else ''}); choose another --name"
                 )
             arrays = _read_arrays(name, path=path, num_arrays=len(variables))
-            for variable, array in zip(variables, arrays, strict=True):
+            for variable, array, described in zip(variables, arrays, wanted, strict=True):
+                # NumPy does not know bfloat16 when it reads it again.
+                if array.dtype.kind != "V" and f"{array.dtype}{list(array.shape)}" != described:
+                    raise _no_checkpoint(path, f"damaged: {array.dtype}{list(array.shape)} for {described}")
                 variable.assign(array)
 
     def save_best(self, classifier: keras.Model, *, monitor: str, value: float, epoch: int) -> None:
@@ -162,7 +170,7 @@ class RunFolder:
                 raise _no_best(path, "damaged: its SHA-256 does not fit its content")
             try:
                 classifier.load_weights(name)
-            except (OSError, ValueError, KeyError) as error:
+            except (*_DAMAGE, AttributeError) as error:
                 raise ConfigError(f"{path}: not the weights of the run's model ({error})") from error
         return epoch
 
@@ -197,7 +205,7 @@ def read_history(run_dir: str) -> list[dict[str, float]]:
     try:
         rows = csv.DictReader(io.StringIO(storage.read_text(path), newline=""))
         return [{name: float(value) for name, value in row.items()} for row in rows]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path}: not the history of a run ({error})") from error
 
 
@@ -209,7 +217,9 @@ def read_record(run_dir: str) -> dict[str, Any]:
     """
     path = storage.join(run_dir, CONFIG_NAME)
     try:
-        return json_text.parse(storage.read_text(path))["run"]
+        record = json_text.parse(storage.read_text(path))["run"]
+        _check_record(record)
+        return record
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(
             f"{run_dir} is no run (no {CONFIG_NAME} in it); give the folder of one, as runs/<name>, or train one with "
@@ -230,6 +240,25 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _check_record(record: Any) -> None:
+    """Checks the parts of a record that are read without being made a config first.
+
+    Raises:
+      TypeError: one is of another type.
+      ValueError: a number that cannot be.
+      KeyError: one is not there.
+    """
+    config = record["config"]
+    if not isinstance(config, dict) or not isinstance(record["manifest_sha256"], str):
+        raise TypeError("config is no JSON object, or manifest_sha256 no text")
+    if config.get("fold") is None:
+        return
+    if not isinstance(config["num_folds"], int) or not isinstance(config["validation_split"], str):
+        raise TypeError("num_folds is no number, or validation_split no text")
+    if not 0 < config["num_folds"] <= _MAX_FOLDS:
+        raise ValueError(f"{config['num_folds']} folds")
+
+
 def _no_checkpoint(path: str, reason: str) -> ConfigError:
     return ConfigError(f"{path}: not a checkpoint ({reason}); remove it to start anew")
 
@@ -248,7 +277,9 @@ def _read_state(name: str, *, path: str, required: Iterable[str]) -> dict[str, A
     """Reads the state of a checkpoint from a local file; errors name the path."""
     try:
         with np.load(name) as arrays:
-            state = json_text.parse(arrays["state"].tobytes())
+            state = json_text.parse(_array(arrays, "state").tobytes())
+        if not isinstance(state, dict):
+            raise TypeError("its state is no JSON object")
         missing = sorted(set(required) - set(state))
     except _DAMAGE as error:
         raise _no_checkpoint(path, reason_of(error)) from error
@@ -261,18 +292,37 @@ def _read_arrays(name: str, *, path: str, num_arrays: int) -> Iterator[np.ndarra
     try:
         with np.load(name) as arrays:
             for index in range(num_arrays):
-                yield arrays[_array_name(index)]
+                yield _array(arrays, _array_name(index))
     except _DAMAGE as error:
         raise _no_checkpoint(path, reason_of(error)) from error
 
 
+def _array(arrays: Mapping[str, Any], name: str) -> np.ndarray:
+    found = arrays[name]
+    # NumPy gives what is no .npy as bytes.
+    if not isinstance(found, np.ndarray):
+        raise TypeError(f"{name} in it is no array")
+    return found
+
+
 def _content_digest(file: h5py.File) -> str:
-    """SHA-256, hex, of the weights and what is said of them: HDF5 is free to arrange equal content in different bytes."""
+    """SHA-256, hex, of the weights and what is said of them: HDF5 is free to arrange equal content in different bytes.
+
+    Raises:
+      ValueError: what the file says of itself would fill the memory, or lies in other files.
+    """
     about = [str(file.attrs["monitor"]), float(file.attrs["value"]), int(file.attrs["epoch"])]
     digest = hashlib.sha256(json.dumps(about).encode())
+    bytes_left = _MAX_HDF5_RATIO * os.path.getsize(file.filename)
 
     def add(name: str, item: h5py.HLObject) -> None:
+        nonlocal bytes_left
         if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual or item.dtype.kind == "O":
+                raise ValueError(f"{name} has its numbers elsewhere")
+            bytes_left -= item.nbytes
+            if bytes_left < 0:
+                raise ValueError(f"{name} is {list(item.shape)}, far more than the file has")
             digest.update(f"{name} {item.dtype} {item.shape} ".encode())
             digest.update(item[()].tobytes())
 

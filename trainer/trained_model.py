@@ -61,7 +61,7 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
             f"{path}: this run has no {checkpoint} checkpoint; train until its first epoch ends"
             f"{', or choose --checkpoint=last' if checkpoint == 'best' else ''}"
         )
-    config, source = _read_config(run_dir, record), _read_source(run_dir, record)
+    config, source = read_config(run_dir, record), read_source(run_dir, record)
     with _float32_policy():
         model = training_model.build_training_model(config, source, num_parts=1)
         if checkpoint == "best":
@@ -93,7 +93,16 @@ def _load_last(
     return state["epoch"]
 
 
-def _read_config(run_dir: str, record: dict[str, Any]) -> TrainConfig:
+def read_config(run_dir: str, record: dict[str, Any]) -> TrainConfig:
+    """Reads the config that a run's model is built from.
+
+    Args:
+      run_dir: folder or URL of the run.
+      record: of `run_folder.read_record`.
+
+    Raises:
+      ConfigError: it is of another version of this program, or was edited.
+    """
     try:
         own = dict(record["config"])
         own["optimizer"] = OptimizerConfig(**own["optimizer"])
@@ -102,11 +111,14 @@ def _read_config(run_dir: str, record: dict[str, Any]) -> TrainConfig:
         return TrainConfig(
             **{**own, "weights": "none", "imbalance": "none", "num_hosts": 1}, data_dir="", run_dir=run_dir
         )
-    except (KeyError, TypeError) as error:
+    except ConfigError as error:
+        raise ConfigError(f"{run_dir}: its config cannot be: {error}") from error
+    except (LookupError, TypeError) as error:
         raise ConfigError(f"{run_dir}: the config of a run of another version of this program ({error})") from error
 
 
-def _read_source(run_dir: str, record: dict[str, Any]) -> Source:
+def read_source(run_dir: str, record: dict[str, Any]) -> Source:
+    """Reads what a run learned from; arguments and errors as those of `read_config`."""
     try:
         manifest = cells_pb2.DatasetManifest(
             schema_version=schema.SCHEMA_VERSION,

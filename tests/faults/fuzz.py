@@ -1,10 +1,12 @@
 """Fuzzes one parser of the project by coverage, with atheris: the process that test_atheris.py starts.
 
-    python tests/faults/fuzz.py manifest CORPUS_DIR -max_total_time=60
+    python tests/faults/fuzz.py faults.fuzz_datasets.manifest CORPUS_DIR -max_total_time=60
 
-The arguments after the target's name are libFuzzer's; a file of bytes in the place of the folder runs that file alone.
+The target is a module and a name in it. The arguments after it are libFuzzer's; a file of bytes in the place of the folder
+runs that file alone.
 """
 
+import importlib
 import pathlib
 import sys
 
@@ -16,9 +18,10 @@ def main(argv: list[str]) -> None:
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
     # Ours alone: what a library does with a file is its own fuzzers' business.
     with atheris.instrument_imports(include=["hpa_proto", "beam_jobs", "trainer"]):
-        from faults.fuzz_targets import TARGETS
+        module, _, name = argv[1].rpartition(".")
+        target = importlib.import_module(module).TARGETS[name]
 
-    atheris.Setup([argv[0], *argv[2:]], TARGETS[argv[1]])
+    atheris.Setup([argv[0], *argv[2:]], target)
     atheris.Fuzz()
 
 
