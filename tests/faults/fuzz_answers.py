@@ -122,8 +122,9 @@ TARGETS: dict[str, Target] = {
         _detections,
         (ValueError,),
         lambda: [submission.format_detections([Detection(3, 0.5, masks.encode_mask(SQUARE))]).encode()],
+        num_runs=50_000,
     ),
-    "inflated_counts": Target(_inflated_counts, (ValueError,), lambda: [masks.encode_mask(SQUARE)]),
-    "predictions": Target(_predictions, (DatasetError,), lambda: [_predictions_seed()]),
-    "predictions_header": Target(_predictions_header, (DatasetError,), _predictions_header_seeds),
+    "inflated_counts": Target(_inflated_counts, (ValueError,), lambda: [masks.encode_mask(SQUARE)], num_runs=20_000),
+    "predictions": Target(_predictions, (DatasetError,), lambda: [_predictions_seed()], num_runs=2_000),
+    "predictions_header": Target(_predictions_header, (DatasetError,), _predictions_header_seeds, num_runs=500),
 }

@@ -144,18 +144,23 @@ def _store_table(name: str) -> Target:
         finally:
             storage.write_bytes(path, sound)
 
-    return Target(parse, (ConfigError, DatasetError), lambda: [_table_seed(name)])
+    return Target(parse, (ConfigError, DatasetError), lambda: [_table_seed(name)], num_runs=500)
 
 
 TARGETS: dict[str, Target] = {
     "mask_counts": Target(
-        _mask_counts, (ValueError,), lambda: [masks.encode_mask(SQUARE), masks.encode_mask(np.eye(6, 8))]
+        _mask_counts,
+        (ValueError,),
+        lambda: [masks.encode_mask(SQUARE), masks.encode_mask(np.eye(6, 8))],
+        num_runs=20_000,
     ),
-    "stored_cell": Target(_stored_cell, (DatasetError,), lambda: [stored_cell_message().SerializeToString()]),
-    "cell_reference": Target(_cell_reference, (DatasetError, OSError), _cell_reference_seeds),
+    "stored_cell": Target(
+        _stored_cell, (DatasetError,), lambda: [stored_cell_message().SerializeToString()], num_runs=1_000
+    ),
+    "cell_reference": Target(_cell_reference, (DatasetError, OSError), _cell_reference_seeds, num_runs=20_000),
     "store_config": Target(_store_config, (DatasetError, ConfigError), _store_config_seeds),
     "crop": Target(_crop, (ValueError,), lambda: [stored_cell_message().image_zstd]),
-    "fov_note": Target(_fov_note, (DatasetError,), lambda: [_note_seed()]),
+    "fov_note": Target(_fov_note, (DatasetError,), lambda: [_note_seed()], num_runs=500),
     "cell_table": _store_table(CELLS_TABLE),
     "fov_table": _store_table(FOVS_TABLE),
 }

@@ -197,16 +197,19 @@ def _others_seeds() -> list[bytes]:
 
 
 TARGETS: dict[str, Target] = {
-    "manifest": Target(_manifest, (DatasetError,), _manifest_seeds),
+    "manifest": Target(_manifest, (DatasetError,), _manifest_seeds, num_runs=20_000),
     "shard_name": Target(_shard_name, (DatasetError,), texts("train-00000-of-00016.tfrecord")),
     "record_file": Target(
-        _record_file, (DatasetError,), lambda: [records.frame_record(b"one") + records.frame_record(b"")]
+        _record_file,
+        (DatasetError,),
+        lambda: [records.frame_record(b"one") + records.frame_record(b"")],
+        num_runs=50_000,
     ),
-    "example": Target(_example, (DatasetError,), _example_seeds),
+    "example": Target(_example, (DatasetError,), _example_seeds, num_runs=50_000),
     "mask_records": Target(_mask_records, (DatasetError,), _example_seeds),
-    "plan": Target(_plan, (DatasetError,), _plan_seeds),
-    "plan_columns": Target(_plan_columns, (DatasetError,), lambda: [json.dumps(_plan_rows()).encode()]),
+    "plan": Target(_plan, (DatasetError,), _plan_seeds, num_runs=2_000),
+    "plan_columns": Target(_plan_columns, (DatasetError,), lambda: [json.dumps(_plan_rows()).encode()], num_runs=2_000),
     "plan_of_others": Target(_read_by_others, (DatasetError,), _others_seeds),
-    "shard_note": Target(_shard_note, (), _shard_note_seeds),
+    "shard_note": Target(_shard_note, (), _shard_note_seeds, num_runs=2_000),
     "lock": Target(_lock, (), _lock_seeds),
 }

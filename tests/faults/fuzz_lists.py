@@ -135,7 +135,7 @@ def _benchmark_seeds() -> list[bytes]:
 
 
 TARGETS: dict[str, Target] = {
-    "label_set": Target(_label_set, (ValueError,), texts("8|5|0", "Nucleoplasm|cytosol", "")),
+    "label_set": Target(_label_set, (ValueError,), texts("8|5|0", "Nucleoplasm|cytosol", ""), num_runs=50_000),
     "label_file": Target(
         _label_file,
         (ConfigError,),
@@ -150,15 +150,17 @@ TARGETS: dict[str, Target] = {
     "cell_labels_csv": Target(
         _cell_labels, (ConfigError,), texts("cell_id,labels\nfov_1,8|5\nfov_2,\n", 'ID,Label,x\na,"Cytosol",1\n')
     ),
-    "cell_labels_parquet": Target(_cell_labels, (ConfigError,), _cell_labels_seeds),
-    "cell_labels_about": Target(_cell_labels_about, (ConfigError,), texts("{}", '{"command_line": ["x"], "n": 1.5}')),
+    "cell_labels_parquet": Target(_cell_labels, (ConfigError,), _cell_labels_seeds, num_runs=2_000),
+    "cell_labels_about": Target(
+        _cell_labels_about, (ConfigError,), texts("{}", '{"command_line": ["x"], "n": 1.5}'), num_runs=1_000
+    ),
     "image_ids": Target(_image_ids, (ConfigError,), texts("10005_921_B9_1\nhttps://x.org/10005/921_B9_1\n")),
     "fetched_notes": Target(
         _fetched_notes, (ConfigError,), texts('{"name": "a_red.jpg", "url": "https://x", "num_bytes": 5}\n{"na')
     ),
-    "pairs": Target(_pairs, (ConfigError,), texts("train=12,validation=3,test=1", "train=2")),
+    "pairs": Target(_pairs, (ConfigError,), texts("train=12,validation=3,test=1", "train=2"), num_runs=20_000),
     "classes": Target(_classes, (ConfigError,), texts("0,5,16", "Nucleoplasm,cytosol")),
-    "channels": Target(_channels, (ConfigError,), texts("rgby", "g")),
+    "channels": Target(_channels, (ConfigError,), texts("rgby", "g"), num_runs=20_000),
     "redact": Target(_redact, (), texts("--base_url=https://user:word@x.org/a?token=abc s3://k:s@b/c", "Bearer abc")),
     "benchmark": Target(_benchmark, (ConfigError,), _benchmark_seeds),
 }

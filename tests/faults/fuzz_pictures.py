@@ -96,11 +96,13 @@ def _shown_channels(data: bytes) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    "picture": Target(_picture, (ValueError,), _picture_seeds),
-    "tiff": Target(_tiff, (FovError,), _tiff_seeds),
+    "picture": Target(_picture, (ValueError,), _picture_seeds, num_runs=20_000),
+    "tiff": Target(_tiff, (FovError,), _tiff_seeds, num_runs=2_000),
     "label_map_npy": Target(_label_map(".npy"), (FovError,), lambda: [npy_of(_MASK)]),
     "label_map_png": Target(_label_map("_cell.png"), (FovError,), lambda: _picture_seeds()[:1]),
     "label_map_npz": Target(_label_map(".npz"), (FovError,), lambda: [_npz(_MASK)]),
-    "overview": Target(_overview, (ValueError,), _overview_seeds),
-    "shown_channels": Target(_shown_channels, (ConfigError,), lambda: [*_picture_seeds(), *_tiff_seeds()[:3]]),
+    "overview": Target(_overview, (ValueError,), _overview_seeds, num_runs=20_000),
+    "shown_channels": Target(
+        _shown_channels, (ConfigError,), lambda: [*_picture_seeds(), *_tiff_seeds()[:3]], num_runs=2_000
+    ),
 }

@@ -1,7 +1,8 @@
 """What is fuzzed of runs' folders, and of whole models that come from elsewhere.
 
-Not here: what Keras reads behind this program's checks, .h5 and .keras, of which every sound one takes it a fifth of a second;
-tests/test_hostile_input.py has such files.
+Not here: best.weights.h5, because the HDF5 library, in C, does not come back from some damaged files: from the name of what is
+monitored, a text of any length, for one. And what Keras reads behind this program's checks, .h5 and .keras, of which every
+sound one takes it a fifth of a second. tests/test_run_folder.py and tests/test_hostile_input.py have such files, made by hand.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import types
 
-import h5py
 import keras
 import numpy as np
 
@@ -88,31 +87,6 @@ def _last_state(data: bytes) -> None:
     _last_checkpoint(zip_of({"v00000.npy": npy_of(_VALUES), "state.npy": npy_of(np.frombuffer(data, np.uint8))}))
 
 
-def _best_weights(data: bytes) -> None:
-    folder = _write_run(run_folder.BEST_NAME, data)
-    _, value = folder.best()
-    assert isinstance(value, float)
-    # Keras reads on from there: not here.
-    assert isinstance(folder.load_best(types.SimpleNamespace(load_weights=lambda _: None)), int)
-
-
-def _best_weights_seeds() -> list[bytes]:
-    """As `save_best` writes them, and of before there were digests."""
-
-    def save_weights(name: str) -> None:
-        # Like Keras, but without the room that it leaves.
-        with h5py.File(name, "w", libver="latest") as file:
-            file.create_dataset("layers/dense/vars/0", data=_VALUES)
-
-    folder = RunFolder(storage.join(local_folder(), "seed"))
-    folder.save_best(types.SimpleNamespace(save_weights=save_weights), monitor="val_loss", value=0.5, epoch=3)
-    path = storage.join(local_folder(), "seed", run_folder.BEST_NAME)
-    sound = storage.read_bytes(path)
-    with h5py.File(path, "a") as file:
-        del file.attrs["sha256"]
-    return [sound, storage.read_bytes(path)]
-
-
 def _keras_file(data: bytes) -> None:
     pretrained.check_archive(pathlib.Path(write_local("model.keras", data)))
 
@@ -120,9 +94,10 @@ def _keras_file(data: bytes) -> None:
 TARGETS: dict[str, Target] = {
     "run_config": Target(_config, (ConfigError,), _config_seeds),
     "run_history": Target(_history, (ConfigError,), texts("epoch,loss,val_loss\n0,1.5,nan\n1,1.25,2\n")),
-    "last_checkpoint": Target(_last_checkpoint, (ConfigError,), _last_checkpoint_seeds),
-    "last_state": Target(_last_state, (ConfigError,), texts('{"epoch": 1, "step": 0, "variables": ["float32[2, 3]"]}')),
-    "best_weights": Target(_best_weights, (ConfigError,), _best_weights_seeds),
+    "last_checkpoint": Target(_last_checkpoint, (ConfigError,), _last_checkpoint_seeds, num_runs=2_000),
+    "last_state": Target(
+        _last_state, (ConfigError,), texts('{"epoch": 1, "step": 0, "variables": ["float32[2, 3]"]}'), num_runs=2_000
+    ),
     "keras_file": Target(
         _keras_file, (ConfigError,), lambda: [zip_of({"config.json": b"{}", "model.weights.h5": b"\x89HDF"})]
     ),

@@ -57,7 +57,7 @@ def _safetensors_seeds() -> list[bytes]:
 
 
 TARGETS: dict[str, Target] = {
-    "pth": Target(_pth, (ConfigError,), _pth_seeds),
-    "pth_program": Target(_pth_program, (ConfigError,), _pickle_seeds),
+    "pth": Target(_pth, (ConfigError,), _pth_seeds, num_runs=2_000),
+    "pth_program": Target(_pth_program, (ConfigError,), _pickle_seeds, num_runs=2_000),
     "safetensors": Target(_safetensors, (ConfigError,), _safetensors_seeds),
 }
