@@ -12,8 +12,8 @@ from faults.fuzz_targets import TARGETS
 
 TRIAL = reliability.Trial(
     part="Fuzzing",
-    fault="Each parser (label files, manifest, plan, masks, records, pictures, TIFFs, weights, predictions, submission) fed "
-    "random bytes and damaged files by hypothesis",
+    fault="Each parser (label files, notes, locks, manifest, plan, tables, masks, records, pictures, TIFFs, weights, "
+    "checkpoints, predictions, submission) fed random bytes and damaged files by hypothesis",
     outcome="only the errors of the docstrings",
     promise="A damaged or made-up file ends in an error that names it.",
 )
