@@ -103,7 +103,7 @@ def shrink_fovs(images: str, folder: str, *, factor: int) -> None:
 
 def repeat_fovs(images: str, path: str, num_fovs: int) -> str:
     """Writes a CSV that lists the FOVs of a folder again and again under new ids; returns its path."""
-    fovs = find_fovs(os.path.abspath(images), None).fovs
+    fovs = find_fovs(images if storage.is_url(images) else os.path.abspath(images), None).fovs
     lines = ["ID," + ",".join(schema.CHANNELS)]
     for number in range(num_fovs):
         paths = dict(fovs[number % len(fovs)].paths)

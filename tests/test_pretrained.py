@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import pathlib
 import urllib.request
+import uuid
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from keras import applications, layers, ops
 
 import tiny_backbone
+from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 from trainer import backbones, models, pretrained
 
@@ -214,7 +217,18 @@ def test_missing_file_or_unknown_kind_is_an_error_before_anything_is_built(tmp_p
 def test_found_file_has_its_md5(tiny_file):
     found = pretrained.find_weights("tiny", str(tiny_file))
     assert found.md5 == hashlib.md5(tiny_file.read_bytes()).hexdigest()
-    assert found.path == tiny_file
+    assert found.path == str(tiny_file)
+
+
+def test_weights_at_a_url_are_those_of_the_file(tiny_file):
+    url = f"memory://{uuid.uuid4().hex}/tiny_notop.h5"
+    with pytest.raises(ConfigError, match=f"{url}: there is no such file"):
+        build("tiny", url)
+    storage.write_bytes(url, tiny_file.read_bytes())
+    np.testing.assert_array_equal(stem_kernel(build("tiny", url)), stem_kernel(build("tiny", tiny_file)))
+    storage.write_bytes(url, b"damaged")
+    with pytest.raises(ConfigError, match=f"^{url}: not the weights of tiny"):
+        build("tiny", url)
 
 
 def test_imagenet_without_network_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
@@ -248,7 +262,7 @@ def test_imagenet_is_fetched_once_and_checked(tmp_path, monkeypatch):
     fetched = []
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, **_: fetched.append(url) or io.BytesIO(b"w"))
     for _ in range(2):
-        assert pretrained.find_weights("tiny", "imagenet").path.read_bytes() == b"w"
+        assert pathlib.Path(pretrained.find_weights("tiny", "imagenet").path).read_bytes() == b"w"
     assert fetched == ["https://x/w.h5"]
     (tmp_path / "models" / "w.h5").write_bytes(b"altered")
     with pytest.raises(ConfigError, match="delete it"):

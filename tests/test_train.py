@@ -306,3 +306,8 @@ def test_the_preview_may_be_at_a_url(folder, tmp_path, monkeypatch):
     assert storage.read_bytes("memory://previews/cells.png").startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == []
     storage.remove_folder("memory://previews")
+
+
+def test_credentials_of_a_weights_url_stand_in_no_record():
+    config = TrainConfig(data_dir="set", run_dir="runs/a", weights="https://me:secret@host/w.h5")
+    assert config.decisive()["weights"] == "https://***@host/w.h5"

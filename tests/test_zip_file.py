@@ -141,7 +141,7 @@ def test_keras_files(tmp_path, monkeypatch, harm):
     # First, where the harm is done: what Keras reads in any case.
     path.write_bytes(harm({"config.json": members.pop("config.json"), **members}))
     with pytest.raises(ConfigError, match=r"bad\.keras: not a Keras model that can be loaded safely"):
-        pretrained.load_weights(classifier, WeightsFile(tiny_backbone.NAME, path, "0" * 32))
+        pretrained.load_weights(classifier, WeightsFile(tiny_backbone.NAME, str(path), "0" * 32))
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

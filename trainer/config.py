@@ -7,6 +7,7 @@ from typing import Any
 
 from hpa_proto import schema
 from hpa_proto.errors import ConfigError
+from hpa_proto.redaction import redact
 from trainer.augment import AugmentConfig
 from trainer.optimizers import OptimizerConfig
 from trainer.shards import CHECKS
@@ -40,7 +41,7 @@ class TrainConfig:
       data_dir: folder or fsspec URL with manifest.json.
       run_dir: folder or fsspec URL of the run; made, or gone on with.
       model: name in `backbones.BACKBONES`.
-      weights: of the backbone: "none", "imagenet" or a file.
+      weights: of the backbone: "none", "imagenet" or a file or its fsspec URL.
       dropout: between pooling and logits.
       train_split: split to learn from; several as one: "train+validation".
       validation_split: split that is measured after every epoch.
@@ -172,4 +173,6 @@ class TrainConfig:
 
     def decisive(self) -> dict[str, Any]:
         """Returns, as JSON values, all that may not differ when a run goes on."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in _NOT_DECISIVE}
+        decisive = {name: value for name, value in dataclasses.asdict(self).items() if name not in _NOT_DECISIVE}
+        # It may be a URL, and goes into config.json.
+        return decisive | {"weights": redact(self.weights)}

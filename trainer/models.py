@@ -77,7 +77,8 @@ def build_classifier(
       num_channels: 1 to 4; 3 are red, green, blue and 4 have yellow last.
       image_size_px: side of the square images, at least 32.
       dropout: rate between pooling and logits.
-      weights: of the backbone: "none" (random), "imagenet" or a file; see `pretrained`. The head starts at random.
+      weights: of the backbone: "none" (random), "imagenet", or a file or its fsspec URL; see `pretrained`. The head starts at
+        random.
 
     Returns:
       A model from [B, image_size_px, image_size_px, num_channels], 0..255, integer or floating, to float32 logits

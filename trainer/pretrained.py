@@ -1,4 +1,4 @@
-"""Pretrained weights of a backbone: ImageNet's, or a local .h5 or .keras file, fitted to 1 to 4 channels.
+"""Pretrained weights of a backbone: ImageNet's, or a .h5 or .keras file, fitted to 1 to 4 channels.
 
 Three-channel weights do not load into another number of channels, so the stem's kernel is made anew, for inputs in the
 order red, green, blue, yellow: with 3 channels each HPA channel takes the kernel of its colour; with 4, yellow takes the
@@ -20,8 +20,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from hpa_proto import zip_file
+from hpa_proto import storage, zip_file
 from hpa_proto.errors import ConfigError
+from hpa_proto.redaction import redact
 from trainer import backbones, probabilities  # noqa: F401  (registers the layer that exported models end with)
 
 SUFFIXES = (".h5", ".keras")
@@ -29,6 +30,8 @@ _REFERENCE_SIZE_PX = 64
 _TIMEOUT_SEC = 60
 # Keras does not deflate what it puts into a .keras file; random numbers would not become smaller anyway.
 _MAX_ZIP_RATIO = 100
+# What Keras, and HDF5 under it, raise on a damaged file.
+_DAMAGE = (*zip_file.DAMAGE, OSError, TypeError, AttributeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +40,12 @@ class WeightsFile:
 
     Attributes:
       backbone: name in the registry.
-      path: of the file.
+      path: of the file, or its fsspec URL.
       md5: of the file, 32 hex digits.
     """
 
     backbone: str
-    path: Path
+    path: str
     md5: str
 
 
@@ -62,7 +65,7 @@ def find_weights(name: str, weights: str) -> WeightsFile | None:
 
     Args:
       name: of the backbone.
-      weights: "none", "imagenet", or the path of a .h5 or .keras file.
+      weights: "none", "imagenet", or the path or fsspec URL of a .h5 or .keras file.
 
     Returns:
       The file; None for "none".
@@ -73,13 +76,13 @@ def find_weights(name: str, weights: str) -> WeightsFile | None:
     backbone = backbones.find_backbone(name)
     if weights == "none":
         return None
-    path = _fetch_imagenet(name, backbone) if weights == "imagenet" else Path(weights)
-    if path.suffix not in SUFFIXES:
+    path = str(_fetch_imagenet(name, backbone)) if weights == "imagenet" else weights
+    if not path.endswith(SUFFIXES):
         raise ConfigError(f"weights {weights!r}: give none, imagenet or the path of a .h5 or .keras file")
-    if not path.is_file():
+    if not storage.exists(path):
         raise ConfigError(f"weights {weights}: there is no such file; give none, imagenet or the path of one")
     md5 = _digest(path, "md5")
-    logging.info("%s: weights %s, md5 %s", name, path, md5)
+    logging.info("%s: weights %s, md5 %s", name, redact(path), md5)
     return WeightsFile(backbone=name, path=path, md5=md5)
 
 
@@ -93,13 +96,14 @@ def load_weights(classifier: keras.Model, file: WeightsFile) -> None:
     Raises:
       ConfigError: the file is of another architecture or number of channels; the text names the first layer that differs.
     """
-    source = _read_keras(file) if file.path.suffix == ".keras" else _read_h5(file)
+    with storage.read_by_name(file.path) as name:
+        source = _read_keras(file, name) if name.endswith(".keras") else _read_h5(file, name)
     target = _classifier_weights(classifier)
     preprocess = classifier.get_layer("preprocess")
     num_channels = preprocess.scale.shape[0]
     stem = next((index for index, array in enumerate(source.arrays) if array.ndim == 4), None)
     if stem is not None and source.arrays[stem].shape[2] != num_channels:
-        source.arrays[stem] = widen_kernel(source.arrays[stem], num_channels=num_channels, source=str(file.path))
+        source.arrays[stem] = widen_kernel(source.arrays[stem], num_channels=num_channels, source=file.path)
     _check_shapes(source, target, file)
     for variable, array in zip(target, source.arrays, strict=True):
         variable.assign(array)
@@ -139,8 +143,12 @@ def widen_kernel(kernel: np.ndarray, *, num_channels: int, source: str) -> np.nd
     return wide * (3 / num_channels)
 
 
-def check_archive(path: Path) -> None:
+def check_archive(path: str, *, source: str) -> None:
     """Checks that a .keras file is an archive that unpacks to what its size lets expect.
+
+    Args:
+      path: of a local file.
+      source: where it came from, for the error.
 
     Raises:
       ConfigError: it is not; or it cannot be read.
@@ -149,33 +157,33 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             zip_file.check_members(archive)
             num_bytes = sum(member.file_size for member in archive.infolist())
-        if num_bytes > _MAX_ZIP_RATIO * path.stat().st_size:
+        if num_bytes > _MAX_ZIP_RATIO * os.path.getsize(path):
             raise ValueError(f"it would become {num_bytes:,} bytes, far more than the file has")
     except (*zip_file.DAMAGE, OSError) as error:
-        raise _unsafe(path, error) from error
+        raise _unsafe(source, error) from error
 
 
 def _classifier_weights(classifier: keras.Model) -> list[keras.Variable]:
     return [*classifier.get_layer("backbone").weights, *classifier.get_layer("embedding").weights]
 
 
-def _read_h5(file: WeightsFile) -> _Source:
+def _read_h5(file: WeightsFile, name: str) -> _Source:
     application = backbones.build_application(file.backbone, num_channels=3, image_size_px=_REFERENCE_SIZE_PX)
     try:
-        application.load_weights(file.path)
-    except (OSError, ValueError, KeyError) as error:
+        application.load_weights(name)
+    except _DAMAGE as error:
         raise ConfigError(
             f"{file.path}: not the weights of {file.backbone} without its top and with 3 channels: {error}"
         ) from error
     return _application_source(application, file)
 
 
-def _read_keras(file: WeightsFile) -> _Source:
-    check_archive(file.path)
+def _read_keras(file: WeightsFile, name: str) -> _Source:
+    check_archive(name, source=file.path)
     try:
         # safe_mode: a file from elsewhere must not run code.
-        model = keras.saving.load_model(file.path, compile=False, safe_mode=True)
-    except (*zip_file.DAMAGE, OSError, TypeError, AttributeError) as error:
+        model = keras.saving.load_model(name, compile=False, safe_mode=True)
+    except _DAMAGE as error:
         raise _unsafe(file.path, error) from error
     classifier = _find_classifier(model)
     if classifier is None:
@@ -191,7 +199,7 @@ def _read_keras(file: WeightsFile) -> _Source:
     )
 
 
-def _unsafe(path: Path, error: Exception) -> ConfigError:
+def _unsafe(path: str, error: Exception) -> ConfigError:
     return ConfigError(f"{path}: not a Keras model that can be loaded safely: {error}")
 
 
@@ -263,7 +271,7 @@ def _fetch_imagenet(name: str, backbone: backbones.Backbone) -> Path:
             ) from error
         finally:
             part.unlink(missing_ok=True)
-    found = _digest(path, algorithm)
+    found = _digest(str(path), algorithm)
     if found != backbone.weights_hash:
         raise ConfigError(
             f"{path}: {algorithm} {found}, so not the file of ImageNet weights; delete it and fetch {where}"
@@ -271,6 +279,6 @@ def _fetch_imagenet(name: str, backbone: backbones.Backbone) -> Path:
     return path
 
 
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
+def _digest(path: str, algorithm: str) -> str:
+    with storage.open_read(path) as file:
         return hashlib.file_digest(file, algorithm).hexdigest()

@@ -73,7 +73,7 @@ _string(
     _RUN.model,
     "Backbone: efficientnetb0..b7, efficientnetv2b0..l, resnet50, vgg16, ..., or resnet10w16 (small)",
 )
-_string("weights", _RUN.weights, "Weights of the backbone: none, imagenet, or a local .h5 or .keras file.")
+_string("weights", _RUN.weights, "Weights of the backbone: none, imagenet, or a .h5 or .keras file or its URL.")
 _float("dropout", _RUN.dropout, "Dropout before the last layer.")
 _choice(
     "precision",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 
 import keras
 import numpy as np
@@ -88,7 +87,7 @@ def _last_state(data: bytes) -> None:
 
 
 def _keras_file(data: bytes) -> None:
-    pretrained.check_archive(pathlib.Path(write_local("model.keras", data)))
+    pretrained.check_archive(write_local("model.keras", data), source="model.keras")
 
 
 TARGETS: dict[str, Target] = {
