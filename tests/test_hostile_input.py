@@ -579,7 +579,7 @@ def load(monkeypatch, tmp_path):
 
     def refuse(path, message):
         with pytest.raises(ConfigError, match=message):
-            pretrained.load_weights(classifier, WeightsFile(tiny_backbone.NAME, path, "0" * 32))
+            pretrained.load_weights(classifier, WeightsFile(tiny_backbone.NAME, str(path), "0" * 32))
         for weight, value in zip(classifier.weights, before, strict=True):
             np.testing.assert_array_equal(weight.numpy(), value)
         assert not (tmp_path / "was-run").exists()
