@@ -31,7 +31,7 @@ class Target:
       parse: reads bytes, and asserts what must hold of what it has read.
       errors: what it may raise, by its docstring.
       seeds: sound inputs, which it takes.
-      num_runs: inputs of a run in CI; about two seconds' worth.
+      num_runs: inputs of a run in CI; a second or two.
     """
 
     parse: Callable[[bytes], object]
