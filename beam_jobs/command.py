@@ -11,12 +11,11 @@ from absl import app, flags
 
 from beam_jobs import local_worker
 from hpa_proto import redaction
-from hpa_proto.errors import ConfigError, DatasetError, explain
+from hpa_proto.errors import STATUS_OF_CTRL_C, ConfigError, DatasetError, explain
 
 CELLS_DIR = flags.DEFINE_string(
     "cells_dir", None, "Folder of the cell store, which beam_jobs.segment writes and beam_jobs.shard reads."
 )
-_STATUS_OF_CTRL_C = 130  # what shells expect
 NUM_WORKERS = flags.DEFINE_integer("num_workers", 1, "Processes of the local runner.", 1)
 
 
@@ -48,7 +47,7 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
 def _stop(*_: object) -> None:
     # At once, and the workers with it: Beam makes an error of an interrupt, and pages of tracebacks.
     os.write(sys.stderr.fileno(), b"\nstopped; run the same command to go on\n")
-    os._exit(_STATUS_OF_CTRL_C)
+    os._exit(STATUS_OF_CTRL_C)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 
 from hpa_proto.redaction import redact
 
+# The exit status that shells expect of a command that was stopped so.
+STATUS_OF_CTRL_C = 130
+
 
 class FovError(ValueError):
     """A field of view that cannot be used. The job writes it to the dead letters and goes on.

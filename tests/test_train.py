@@ -311,3 +311,12 @@ def test_the_preview_may_be_at_a_url(folder, tmp_path, monkeypatch):
 def test_credentials_of_a_weights_url_stand_in_no_record():
     config = TrainConfig(data_dir="set", run_dir="runs/a", weights="https://me:secret@host/w.h5")
     assert config.decisive()["weights"] == "https://***@host/w.h5"
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "run", interrupt)
+    assert train.main(["train", "--data_dir=set", "--name=a", f"--runs_dir={tmp_path}"]) == 130
+    assert capsys.readouterr().err == "\nstopped; run the same command to go on from the last epoch that ended\n"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from hpa_proto import redaction
-from hpa_proto.errors import ConfigError, DatasetError, explain
+from hpa_proto.errors import STATUS_OF_CTRL_C, ConfigError, DatasetError, explain
 
 Config = TypeVar("Config")
 
@@ -71,7 +71,7 @@ def run_main(
       errors: beside the usual ones, what is told in one line instead of a traceback.
 
     Returns:
-      The exit status: 1 after an error, which stands in one line on stderr.
+      The exit status: 1 after an error, 130 after Ctrl-C, each told in one line on stderr.
     """
     with redaction.redacted_output():
         try:
@@ -83,6 +83,9 @@ def run_main(
                 file=sys.stderr,
             )
             return 1
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return STATUS_OF_CTRL_C
         print(closing)
         return 0
 

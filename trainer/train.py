@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from hpa_proto import redaction, storage
-from hpa_proto.errors import ConfigError, DatasetError, explain
+from hpa_proto.errors import STATUS_OF_CTRL_C, ConfigError, DatasetError, explain
 from trainer import command, epoch_report, loop
 from trainer import config as config_module
 from trainer.augment import AugmentConfig
@@ -206,7 +206,7 @@ def _write_preview(config: TrainConfig, path: str) -> None:
 
 @redaction.redacted_output()
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns the exit status: 1 after an error, which stands in one line on stderr."""
+    """Runs the command; returns the exit status: 1 after an error, 130 after Ctrl-C, each told in one line on stderr."""
     try:
         values = parse_flags(argv)
         if values.help:
@@ -222,6 +222,9 @@ def main(argv: Sequence[str]) -> int:
         given = ((name, _FLAGS[name].value, _FLAGS[name].help) for name in _FLAGS)
         print(f"error: {explain(error, given)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command to go on from the last epoch that ended", file=sys.stderr)
+        return STATUS_OF_CTRL_C
     print(f"{result.run_dir}: {result.num_steps} steps, best {config.monitor} {result.best:.4f}; see history.csv there")
     return 0
 
