@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from hpa_proto import storage
 from trainer.submission import FovSize
@@ -109,5 +110,6 @@ def parquet_of_json(data: bytes) -> bytes | None:
     """Makes a sound Parquet file whose columns are JSON's: any type, any value; None where that cannot be."""
     try:
         return parquet_of(pd.DataFrame(json.loads(data)))
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+    # Whatever pandas and Arrow say of it: only what they write is of interest.
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, pa.ArrowException):
         return None
