@@ -21,7 +21,7 @@ from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import PlanConfig
 from beam_jobs.plan_summary import PlanSummary, describe_plan
 from beam_jobs.write_shards import ShardNotes, ShardTask, WriteShards
-from hpa_proto import cells_pb2, folder_lock, schema, storage
+from hpa_proto import cells_pb2, folder_lock, plan_table, schema, storage
 from hpa_proto import labels as hpa_labels
 from hpa_proto.errors import ConfigError, DatasetError, reason_of
 
@@ -177,7 +177,7 @@ def read_splits(data_dir: str) -> dict[str, str]:
     read_manifest(data_dir)
     path = storage.join(data_dir, schema.PLAN_NAME)
     try:
-        plan = storage.read_table(path, columns=["fov_id", "split", "dropped"])
+        plan = plan_table.read_columns(path, ["fov_id", "split", "dropped"])
     except OSError as error:
         raise DatasetError(f"{path}: the plan of the data set cannot be read ({reason_of(error)})") from error
     kept = plan.loc[plan["dropped"] == plan_lib.KEPT, ["fov_id", "split"]]

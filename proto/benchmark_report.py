@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hpa_proto import storage
+from hpa_proto import json_text, storage
 from hpa_proto.benchmarking import Figure, num_cores
 from hpa_proto.errors import ConfigError
 from hpa_proto.redaction import redact
@@ -140,7 +140,7 @@ def read_result(path: str) -> Result:
       OSError: there is no such file.
     """
     try:
-        data = json.loads(storage.read_text(path))
+        data = json_text.parse(storage.read_text(path))
         figures = [
             Figure(**{**figure, "values": tuple(figure["values"]), "cpu": tuple(figure["cpu"])})
             for figure in data["figures"]
