@@ -11,7 +11,7 @@ import numpy as np
 import trainer_data
 from hpa_proto import cells_pb2, schema
 from hpa_proto.records import frame_record
-from trainer import predictions, run_folder
+from trainer import checkpoints, predictions, run_folder
 from trainer.config import TrainConfig
 from trainer.predictions import Predictions
 
@@ -82,7 +82,7 @@ def _write_run(
     run_dir: Path, whole: Predictions, rows: np.ndarray, *, fold: int, num_folds: int, manifest_sha256: str
 ) -> str:
     config = TrainConfig(data_dir="", run_dir=str(run_dir), fold=fold, num_folds=num_folds)
-    checkpoint = run_dir / run_folder.BEST_NAME
+    checkpoint = run_dir / checkpoints.BEST_NAME
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"")
     # Predictions that are older than the checkpoint would be made anew.

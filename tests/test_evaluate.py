@@ -14,6 +14,7 @@ import trainer_data
 from hpa_proto import schema
 from hpa_proto.errors import ConfigError
 from trainer import evaluate, evaluation, evaluation_report, models, predict, run_folder, shards
+from trainer.checkpoints import Checkpoints
 from trainer.config import TrainConfig
 from trainer.predictions import read_predictions, write_predictions
 
@@ -43,7 +44,7 @@ def write_run(path, *, label_scope="single"):
     folder.open(record)
     keras.utils.set_random_seed(3)
     classifier = models.build_classifier("tiny", num_classes=3, num_channels=4, image_size_px=32, dropout=0.0)
-    folder.save_best(classifier, monitor="val_loss", value=0.5, epoch=4)
+    Checkpoints(str(path)).save_best(classifier, monitor="val_loss", value=0.5, epoch=4)
     folder.write_history(HISTORY)
     return path
 

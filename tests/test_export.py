@@ -11,7 +11,7 @@ import tiny_train
 import trainer_data
 from hpa_proto import storage
 from hpa_proto.errors import ConfigError
-from trainer import backbones, export, exported_model, loop, models, pretrained, run_folder, trained_model
+from trainer import backbones, checkpoints, export, exported_model, loop, models, pretrained, run_folder, trained_model
 from trainer.config import TrainConfig
 from trainer.export import ExportConfig
 from trainer.exported_model import ConversionError
@@ -58,7 +58,7 @@ def write_run(path, classifier, *, model="tiny", channels="rgby", size_px=32, la
     }
     folder = run_folder.RunFolder(str(path))
     folder.open(record)
-    folder.save_best(classifier, monitor="val_loss", value=0.5, epoch=4)
+    checkpoints.Checkpoints(str(path)).save_best(classifier, monitor="val_loss", value=0.5, epoch=4)
     return path
 
 
@@ -309,7 +309,7 @@ def test_what_cannot_work_is_a_config_error(run_dir, tmp_path, changes, reason):
 
 def test_a_run_without_any_checkpoint_is_an_error(classifier, tmp_path):
     run_dir = write_run(tmp_path / "run", classifier)
-    (run_dir / run_folder.BEST_NAME).unlink()
+    (run_dir / checkpoints.BEST_NAME).unlink()
     with pytest.raises(ConfigError, match="no best checkpoint; train until its first epoch ends"):
         export.run(ExportConfig(str(run_dir), str(tmp_path / "out"), formats=("keras",)))
 

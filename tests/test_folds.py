@@ -19,6 +19,7 @@ from beam_jobs.plan_config import PlanConfig
 from hpa_proto import schema
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import (
+    checkpoints,
     dataset,
     evaluate,
     folds,
@@ -177,7 +178,7 @@ def test_a_run_records_its_fold_and_never_learns_from_it(run_dirs):
     assert (record["train_split"], record["validation_split"]) == ("fold0+fold2", "fold1")
     assert trained_model.load_trained_model(run_dirs[1]).config.fold == 1
     # 24 cells of two folds, 8 a step.
-    assert run_folder.RunFolder(run_dirs[1]).read_state()["step"] == 3
+    assert checkpoints.Checkpoints(run_dirs[1]).read_state()["step"] == 3
 
 
 def test_class_weights_are_of_the_folds_learned(data_dir, monkeypatch):
@@ -236,7 +237,7 @@ def test_kept_predictions_are_used_until_the_checkpoint_is_newer(run_dirs, data_
     for given in (data_dir, None):
         np.testing.assert_array_equal(out_of_fold.gather(copies, given).logits, first.logits)
     later = os.path.getmtime(f"{copies[1]}/predictions-fold1.parquet") + 1
-    os.utime(f"{copies[1]}/{run_folder.BEST_NAME}", (later, later))
+    os.utime(f"{copies[1]}/{checkpoints.BEST_NAME}", (later, later))
     with pytest.raises(ConfigError, match=r"predictions-fold1.parquet: no predictions of the run's best checkpoint"):
         out_of_fold.gather(copies, None)
 

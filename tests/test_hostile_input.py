@@ -44,7 +44,18 @@ from beam_jobs.segmenters import pth_reader
 from faults import reliability
 from hpa_proto import masks, picture_file, records, schema, storage
 from hpa_proto.errors import ConfigError, DatasetError, FovError
-from trainer import backbones, evaluation_report, models, overlay, pretrained, run_folder, shards, source, submission
+from trainer import (
+    backbones,
+    checkpoints,
+    evaluation_report,
+    models,
+    overlay,
+    pretrained,
+    run_folder,
+    shards,
+    source,
+    submission,
+)
 from trainer.evaluation import evaluate
 from trainer.predictions import ClassInfo
 from trainer.pretrained import WeightsFile
@@ -511,11 +522,10 @@ def test_pickle_in_a_label_map_is_not_loaded(tmp_path, suffix):
 
 
 def test_pickle_in_a_checkpoint_is_not_loaded(tmp_path):
-    folder = run_folder.RunFolder(str(tmp_path))
-    (tmp_path / run_folder.LAST_NAME).parent.mkdir()
-    np.savez(tmp_path / run_folder.LAST_NAME, state=np.array([Marks(tmp_path / "was-run")], dtype=object))
+    (tmp_path / checkpoints.LAST_NAME).parent.mkdir()
+    np.savez(tmp_path / checkpoints.LAST_NAME, state=np.array([Marks(tmp_path / "was-run")], dtype=object))
     with pytest.raises(ConfigError, match="not a checkpoint"):
-        folder.read_state()
+        checkpoints.Checkpoints(str(tmp_path)).read_state()
     assert not (tmp_path / "was-run").exists()
 
 

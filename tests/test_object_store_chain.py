@@ -28,9 +28,9 @@ from faults import reliability
 from hpa_proto import folder_lock, object_store, storage
 from hpa_proto.errors import ConfigError, DatasetError
 from trainer import compare, dataset, embed, evaluate, export, loop, overlay, predict, score, shards, submit
+from trainer.checkpoints import Checkpoints
 from trainer.config import TrainConfig
 from trainer.optimizers import OptimizerConfig
-from trainer.run_folder import RunFolder
 from trainer.source import open_source
 
 TRIAL = reliability.Trial(
@@ -328,18 +328,18 @@ def test_stopped_training_goes_on_to_the_same_bytes(tmp_path, local, bucket, sto
     options = {"model": "tinynorm", "epochs": 2, "steps_per_epoch": 5, "checkpoint_every_steps": 2}
     data_dir, run_dir = f"{local}/dataset", storage.join(bucket, f"stopped-{stopped_at}")
     theirs = train(data_dir, f"{tmp_path}/whole", **options)
-    save = RunFolder.save_last
+    save = Checkpoints.save_last
 
-    def stop(folder, state, variables):
-        save(folder, state, variables)
+    def stop(files, state, variables):
+        save(files, state, variables)
         if state["step"] >= stopped_at:
             raise RuntimeError("stopped")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "save_last", stop)
+        patch.setattr(Checkpoints, "save_last", stop)
         with pytest.raises(RuntimeError, match="stopped"):
             train(data_dir, run_dir, **options)
-    assert RunFolder(run_dir).read_state()["step"] == stopped_at
+    assert Checkpoints(run_dir).read_state()["step"] == stopped_at
     ours = train(data_dir, run_dir, **options)
     assert ours.num_steps == theirs.num_steps == 10
     assert read_run(ours.run_dir) == read_run(theirs.run_dir)

@@ -17,7 +17,7 @@ import tiny_train
 import trainer_data
 from hpa_proto import schema
 from hpa_proto.errors import ConfigError, DatasetError
-from trainer import loop, predict, predictions, run_folder, trained_model
+from trainer import checkpoints, loop, predict, predictions, run_folder, trained_model
 from trainer.config import TrainConfig
 from trainer.optimizers import OptimizerConfig
 from trainer.predict import PredictConfig
@@ -79,8 +79,8 @@ def copy_run(run_dir, target, *, seed=None, **record):
         kernel, bias = classifier.get_layer("logits").get_weights()
         noise = np.random.default_rng(seed).normal(size=kernel.shape)
         classifier.get_layer("logits").set_weights([kernel + noise, bias])
-        (target / run_folder.BEST_NAME).unlink()
-        run_folder.RunFolder(str(target)).save_best(classifier, monitor="val_loss", value=0.1, epoch=7)
+        (target / checkpoints.BEST_NAME).unlink()
+        checkpoints.Checkpoints(str(target)).save_best(classifier, monitor="val_loss", value=0.1, epoch=7)
     return str(target)
 
 
@@ -300,7 +300,7 @@ def test_a_model_that_gives_nan_leaves_no_file(run_dir, data_dir, tmp_path):
     classifier = trained_model.load_trained_model(copied).classifier
     kernel, bias = classifier.get_layer("logits").get_weights()
     classifier.get_layer("logits").set_weights([np.full_like(kernel, np.nan), bias])
-    run_folder.RunFolder(copied).save_best(classifier, monitor="val_loss", value=0.1, epoch=7)
+    checkpoints.Checkpoints(copied).save_best(classifier, monitor="val_loss", value=0.1, epoch=7)
     with pytest.raises(DatasetError, match="cell 'test_0' has probability nan"):
         predicted(tmp_path, copied, data_dir)
     assert not (tmp_path / "p.parquet").exists()

@@ -16,7 +16,7 @@ from beam_jobs.dataset_job import ShardConfig
 from beam_jobs.examples import ExampleConfig
 from beam_jobs.plan_config import PlanConfig
 from hpa_proto.errors import ConfigError
-from trainer import loop, relabel, relabelling, run_folder
+from trainer import checkpoints, loop, relabel, relabelling
 from trainer.config import TrainConfig
 from trainer.relabel import RelabelConfig
 
@@ -82,7 +82,7 @@ def test_record_says_how_and_stands_beside_the_file_and_in_it(made, run_dirs, re
     assert beside["rules"] == relabelling.RULES
     assert [one["run_dir"] for one in beside["runs"]] == ["cv0", "cv1"]
     for run_dir, one in zip(run_dirs, beside["runs"], strict=True):
-        data = (pathlib.Path(run_dir) / run_folder.BEST_NAME).read_bytes()
+        data = (pathlib.Path(run_dir) / checkpoints.BEST_NAME).read_bytes()
         assert one["checkpoint_sha256"] == hashlib.sha256(data).hexdigest()
     manifest = (made.data_dir / "manifest.json").read_bytes()
     assert beside["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()

@@ -21,6 +21,7 @@ import trainer_data
 from hpa_proto import storage
 from hpa_proto.errors import ConfigError
 from trainer import loop
+from trainer.checkpoints import Checkpoints
 from trainer.config import TrainConfig
 from trainer.optimizers import OptimizerConfig
 from trainer.run_folder import RunFolder
@@ -63,11 +64,11 @@ def finish(process):
     return output
 
 
-def kill_after(process, run_folder, step):
+def kill_after(process, checkpoints, step):
     """Sends SIGKILL as soon as a checkpoint of at least this step is there."""
     until = time.monotonic() + 240
     while time.monotonic() < until and process.poll() is None:
-        state = run_folder.read_state()
+        state = checkpoints.read_state()
         if state is not None and state["step"] >= step:
             break
         time.sleep(0.02)
@@ -101,15 +102,15 @@ def place(request, tmp_path):
 
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(folder, tmp_path, place):
     whole, killed = f"{tmp_path}/whole", f"{place}/killed"
-    kill_after(start(folder, killed), RunFolder(f"{killed}/run"), 9)
-    state = RunFolder(f"{killed}/run").read_state()
+    kill_after(start(folder, killed), Checkpoints(f"{killed}/run"), 9)
+    state = Checkpoints(f"{killed}/run").read_state()
     assert 9 <= state["step"] < 21
     output = finish(start(folder, killed, whole))
     assert f"at step {state['step']}" in output
     assert digest_of(f"{killed}/run") == digest_of(f"{whole}/run")
     assert history_of(f"{killed}/run") == history_of(f"{whole}/run")
     assert [row["epoch"] for row in history_of(f"{killed}/run")] == ["1", "2", "3"]
-    best = [RunFolder(f"{path}/run").best() for path in (whole, killed)]
+    best = [Checkpoints(f"{path}/run").best() for path in (whole, killed)]
     assert best[0] == best[1]
 
 
@@ -160,7 +161,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder, tmp_path):
 def test_a_checkpoint_without_a_part_of_its_state_is_an_error(folder, tmp_path):
     config = run_config(folder, tmp_path / "run")
     loop.run(config)
-    RunFolder(config.run_dir).save_last({"step": 1}, [])
+    Checkpoints(config.run_dir).save_last({"step": 1}, [])
     with pytest.raises(ConfigError, match=r"last\.npz: not a checkpoint \(its state has no 'accuracy_sum'\)"):
         loop.run(config)
     with pytest.raises(ConfigError, match="its state has no 'backbone_trainable'"):
@@ -182,14 +183,14 @@ def test_best_weights_that_were_damaged_are_not_loaded(folder, tmp_path):
 @pytest.mark.usefixtures("without_pictures")
 def test_a_worse_epoch_does_not_replace_the_best_after_a_restart(folder, tmp_path):
     config = run_config(folder, tmp_path / "run", epochs=2, monitor="val_accuracy")
-    folder_of_run = RunFolder(config.run_dir)
+    checkpoints = Checkpoints(config.run_dir)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     # As if the epoch under way had been better before the kill than it is when it is computed again.
-    folder_of_run.save_best(model, monitor="val_accuracy", value=1.5, epoch=1)
+    checkpoints.save_best(model, monitor="val_accuracy", value=1.5, epoch=1)
     before = (tmp_path / "run" / "checkpoints" / "best.weights.h5").read_bytes()
     loop.run(config)
     assert (tmp_path / "run" / "checkpoints" / "best.weights.h5").read_bytes() == before
-    assert folder_of_run.best() == ("val_accuracy", 1.5)
+    assert checkpoints.best() == ("val_accuracy", 1.5)
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -216,6 +217,6 @@ def test_early_stopping_remembers_its_patience(folder, tmp_path):
         patch.setattr(loop.epoch_report, "report_epoch", stop_in_third)
         with pytest.raises(RuntimeError, match="as if killed"):
             loop.run(config)
-    assert RunFolder(config.run_dir).read_state()["epochs_without_better"] == 1
+    assert Checkpoints(config.run_dir).read_state()["epochs_without_better"] == 1
     result = loop.run(config)
     assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]

@@ -15,8 +15,8 @@ from faults import fuzz_targets
 from hpa_proto import zip_file
 from hpa_proto.errors import ConfigError, FovError
 from trainer import models, pretrained
+from trainer.checkpoints import Checkpoints
 from trainer.pretrained import WeightsFile
-from trainer.run_folder import RunFolder
 
 _LOCAL, _CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
 
@@ -121,12 +121,12 @@ def test_label_maps(tmp_path, harm):
 
 @HARMS
 def test_checkpoints(tmp_path, harm):
-    folder = RunFolder(str(tmp_path))
-    folder.save_last({"epoch": 1}, [keras.Variable(np.zeros(3, "float32"))])
+    files = Checkpoints(str(tmp_path))
+    files.save_last({"epoch": 1}, [keras.Variable(np.zeros(3, "float32"))])
     path = pathlib.Path(tmp_path) / "checkpoints" / "last.npz"
     path.write_bytes(harm(members_of(path.read_bytes())))
     with pytest.raises(ConfigError, match=r"last\.npz: not a checkpoint"):
-        folder.restore_variables([keras.Variable(np.zeros(3, "float32"))])
+        files.restore_variables([keras.Variable(np.zeros(3, "float32"))])
 
 
 @HARMS

@@ -17,6 +17,7 @@ import tqdm
 from hpa_proto import folder_lock
 from hpa_proto.errors import ConfigError
 from trainer import dataset, epoch_report, input_clock, optimizers, strategy, tensorboard, training_model, validation
+from trainer.checkpoints import Checkpoints
 from trainer.config import TrainConfig
 from trainer.run_folder import RunFolder
 from trainer.source import Source, check_labels, open_source
@@ -108,7 +109,7 @@ class Training:
         """Builds the model and opens the run folder; restores the last checkpoint if there is one."""
         self._config, self._source, self._devices = config, source, devices
         self._steps_per_epoch = config.steps_per_epoch or source.num_examples(config.train_split) // config.batch_size
-        self.folder = RunFolder(config.run_dir)
+        self.folder, self._checkpoints = RunFolder(config.run_dir), Checkpoints(config.run_dir)
         with devices.scope():
             self.model = training_model.build_training_model(config, source, num_parts=devices.num_parts)
         if devices.is_chief:
@@ -122,13 +123,13 @@ class Training:
 
     def _start(self) -> None:
         names = [field.name for field in dataclasses.fields(RunState)]
-        found = self.folder.read_state(required=names)
+        found = self._checkpoints.read_state(required=names)
         self.state = RunState(backbone_trainable=not self._config.freeze)
         if found is not None:
             self.state = RunState(**{name: found[name] for name in names})
         self._compile()
         if found is not None:
-            self.folder.restore_variables(self._variables())
+            self._checkpoints.restore_variables(self._variables())
             print(f"going on with {self.folder.path} at step {self.state.step}", flush=True)
         self._devices.check_equal("first step", self.state.step)
 
@@ -258,9 +259,11 @@ class Training:
         if state.best is None or sign * value > sign * state.best:
             state.best, state.epochs_without_better = value, 0
         # By the file, not by the state: after a kill the file may be of an epoch that is now computed again.
-        kept = self.folder.best()
+        kept = self._checkpoints.best()
         if self._devices.is_chief and (kept is None or sign * value > sign * kept[1]):
-            self.folder.save_best(self.model.classifier, monitor=config.monitor, value=value, epoch=state.epoch + 1)
+            self._checkpoints.save_best(
+                self.model.classifier, monitor=config.monitor, value=value, epoch=state.epoch + 1
+            )
         for variable, array in zip(trainable, own, strict=False):
             variable.assign(array)
         return result
@@ -294,7 +297,7 @@ class Training:
         if not training_model.all_finite(variables):
             raise DivergedError(f"a weight is no longer finite after step {self.state.step}; {self._advice()}")
         if self._devices.is_chief:
-            self.folder.save_last(dataclasses.asdict(self.state), variables)
+            self._checkpoints.save_last(dataclasses.asdict(self.state), variables)
 
     def _advice(self) -> str:
         return f"the last checkpoint in {self.folder.path} is from before; try a lower --learning_rate or --clip_norm=1"

@@ -197,10 +197,11 @@ def run_if_missing(config: PredictConfig) -> None:
 def is_current(config: PredictConfig, *, manifest_sha256: str) -> bool:
     """Whether the file has what the run's checkpoint, as it is now, says about the split of this very data set."""
     from trainer import run_folder
+    from trainer.checkpoints import Checkpoints
 
     (run_dir,) = config.run_dirs
-    name = run_folder.BEST_NAME if config.checkpoint == "best" else run_folder.LAST_NAME
-    predicted, learned = storage.modified(config.path), storage.modified(storage.join(run_dir, name))
+    predicted = storage.modified(config.path)
+    learned = storage.modified(Checkpoints(run_dir).path_of(config.checkpoint))
     if predicted is None or learned is None or predicted < learned:
         return False
     try:

@@ -142,11 +142,11 @@ def run(config: RelabelConfig) -> RelabelResult:
 def describe(config: RelabelConfig, predictions: Predictions, relabelled: Relabelled) -> dict[str, Any]:
     """Returns how the labels came about, as JSON values: rules in words and numbers, runs, classes, counts."""
     from trainer import run_folder
+    from trainer.checkpoints import Checkpoints
 
-    name = run_folder.BEST_NAME if config.checkpoint == "best" else run_folder.LAST_NAME
     digest_of = {}
     for run_dir in config.runs:
-        with storage.open_read(storage.join(run_dir, name)) as file:
+        with storage.open_read(Checkpoints(run_dir).path_of(config.checkpoint)) as file:
             digest_of[run_folder.name_of(run_dir)] = hashlib.file_digest(file, "sha256").hexdigest()
     # NaN is not JSON.
     per_class = relabelled.per_class.astype(object).where(relabelled.per_class.notna(), None)

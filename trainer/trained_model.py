@@ -13,6 +13,7 @@ from hpa_proto import cells_pb2, schema, storage
 from hpa_proto.errors import ConfigError
 from trainer import optimizers, run_folder, training_model
 from trainer.augment import AugmentConfig
+from trainer.checkpoints import Checkpoints
 from trainer.config import TrainConfig
 from trainer.optimizers import OptimizerConfig
 from trainer.source import Source
@@ -54,8 +55,8 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
     if checkpoint not in CHECKPOINTS:
         raise ConfigError(f"--checkpoint={checkpoint}: choose one of {', '.join(CHECKPOINTS)}")
     record = run_folder.read_record(run_dir)
-    folder = run_folder.RunFolder(run_dir)
-    path = folder.join(run_folder.BEST_NAME if checkpoint == "best" else run_folder.LAST_NAME)
+    files = Checkpoints(run_dir)
+    path = files.path_of(checkpoint)
     if not storage.exists(path):
         raise ConfigError(
             f"{path}: this run has no {checkpoint} checkpoint; train until its first epoch ends"
@@ -65,9 +66,9 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
     with _float32_policy():
         model = training_model.build_training_model(config, source, num_parts=1)
         if checkpoint == "best":
-            epoch = folder.load_best(model.classifier)
+            epoch = files.load_best(model.classifier)
         else:
-            epoch = _load_last(folder, model, config, scale_loss=record["dtype_policy"] == "mixed_float16")
+            epoch = _load_last(files, model, config, scale_loss=record["dtype_policy"] == "mixed_float16")
     return TrainedModel(
         classifier=model.classifier,
         source=source,
@@ -79,15 +80,15 @@ def load_trained_model(run_dir: str, *, checkpoint: str = "best") -> TrainedMode
 
 
 def _load_last(
-    folder: run_folder.RunFolder, model: training_model.TrainingModel, config: TrainConfig, *, scale_loss: bool
+    files: Checkpoints, model: training_model.TrainingModel, config: TrainConfig, *, scale_loss: bool
 ) -> int:
     # The checkpoint holds model and optimizer as one list, and the averages are the optimizer's: both are made as the
     # training makes them. The schedule's lengths do not matter here.
-    state = folder.read_state(required=("backbone_trainable", "epoch"))
+    state = files.read_state(required=("backbone_trainable", "epoch"))
     model.set_backbone_trainable(state["backbone_trainable"])
     optimizer = optimizers.build_optimizer(config.optimizer, steps_per_epoch=1, epochs=1, scale_loss=scale_loss)
     optimizer.build(model.trainable_variables)
-    folder.restore_variables([*model.variables, *optimizer.variables])
+    files.restore_variables([*model.variables, *optimizer.variables])
     if config.optimizer.ema_momentum:
         optimizer.finalize_variable_values(model.trainable_variables)
     return state["epoch"]

@@ -2,7 +2,7 @@
 
 Not here: best.weights.h5, because the HDF5 library, in C, does not come back from some damaged files: from the name of what is
 monitored, a text of any length, for one. And what Keras reads behind this program's checks, .h5 and .keras, of which every
-sound one takes it a fifth of a second. tests/test_run_folder.py and tests/test_hostile_input.py have such files, made by hand.
+sound one takes it a fifth of a second. tests/test_checkpoints.py and tests/test_hostile_input.py have such files, made by hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from faults.fuzz_target import Target, local_folder, npy_of, texts, write_local, zip_of
 from hpa_proto import schema, storage
 from hpa_proto.errors import ConfigError
-from trainer import folds, pretrained, run_folder, trained_model
+from trainer import checkpoints, folds, pretrained, run_folder, trained_model
+from trainer.checkpoints import Checkpoints
 from trainer.config import TrainConfig
 from trainer.run_folder import RunFolder
 
@@ -69,16 +70,16 @@ def _history(data: bytes) -> None:
 
 
 def _last_checkpoint(data: bytes) -> None:
-    folder = _write_run(run_folder.LAST_NAME, data)
-    assert {"epoch", "step"} <= folder.read_state(required=("epoch", "step")).keys()
+    files = Checkpoints(_write_run(checkpoints.LAST_NAME, data).path)
+    assert {"epoch", "step"} <= files.read_state(required=("epoch", "step")).keys()
     variable = keras.Variable(np.zeros_like(_VALUES))
-    folder.restore_variables([variable])
+    files.restore_variables([variable])
 
 
 def _last_checkpoint_seeds() -> list[bytes]:
-    folder = RunFolder(storage.join(local_folder(), "seed"))
-    folder.save_last({"epoch": 1, "step": 0}, [keras.Variable(_VALUES)])
-    return [storage.read_bytes(storage.join(local_folder(), "seed", run_folder.LAST_NAME))]
+    files = Checkpoints(storage.join(local_folder(), "seed"))
+    files.save_last({"epoch": 1, "step": 0}, [keras.Variable(_VALUES)])
+    return [storage.read_bytes(files.last_path)]
 
 
 def _last_state(data: bytes) -> None:
