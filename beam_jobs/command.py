@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -36,18 +34,14 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
                 given = ((flag.name, flag.value, flag.help) for own in given for flag in own)
                 print(f"error: {explain(error, given)}", file=sys.stderr)
                 status = 1
+            except KeyboardInterrupt:
+                print("\nstopped; run the same command to go on", file=sys.stderr)
+                status = STATUS_OF_CTRL_C
         sys.exit(status or 0)
 
-    signal.signal(signal.SIGINT, _stop)
     # What Beam says hides the job's progress bar and closing words.
     local_worker.quieten_beam()
     app.run(guarded, flags_parser=_parse_flags)
-
-
-def _stop(*_: object) -> None:
-    # At once, and the workers with it: Beam makes an error of an interrupt, and pages of tracebacks.
-    os.write(sys.stderr.fileno(), b"\nstopped; run the same command to go on\n")
-    os._exit(STATUS_OF_CTRL_C)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

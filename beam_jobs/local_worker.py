@@ -17,14 +17,18 @@ import importlib
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
 
 # Parallelism is Beam's. Libraries read these when they are loaded.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _MODULES = ("apache_beam.runners.worker.sdk_worker_main", "beam_jobs.segment_fovs", "beam_jobs.write_shards")
 _PR_SET_PDEATHSIG = 1
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_READ_BYTES = 1 << 16
 
 
 def main() -> None:
@@ -34,40 +38,61 @@ def main() -> None:
     _die_with_parent()
     # Ctrl-C goes to all processes of a terminal; only the job has something to say about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whatever a library prints must not get into the talk with the job.
+    reports = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
     quieten_beam()
     for module in _MODULES:
         importlib.import_module(module)
     # The collector leaves these objects alone in the workers, whose memory stays the parent's so.
     gc.freeze()
+    _serve(reports)
+
+
+def _serve(reports: int) -> None:
+    """Forks a worker for each line of standard input, and reports those that ended, until the input ends."""
+    ended, wake = os.pipe()
+    os.set_blocking(wake, False)
+    # Python's handler does nothing: a signal is a byte in the pipe, which no `select` can miss.
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     workers: dict[int, str] = {}
-    signal.signal(signal.SIGCHLD, lambda *_: _report_ended(workers))
-    for line in sys.stdin:
-        environment = json.loads(line)
-        # One that ends at once must be known when its end is reported.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        process_id = os.fork()
-        if process_id == 0:
-            _work(environment)
-        workers[process_id] = environment["WORKER_ID"]
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    rest = b""
+    while True:
+        ready, _, _ = select.select([_STDIN, ended], [], [])
+        if ended in ready:
+            os.read(ended, _READ_BYTES)
+            for worker_id, status in _ended_workers(workers):
+                os.write(reports, f"{json.dumps([worker_id, status])}\n".encode())
+        if _STDIN in ready:
+            data = os.read(_STDIN, _READ_BYTES)
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                environment = json.loads(line)
+                process_id = os.fork()
+                if process_id == 0:
+                    _work(environment, not_its_own=(reports, ended, wake))
+                workers[process_id] = environment["WORKER_ID"]
 
 
-def _report_ended(workers: dict[int, str]) -> None:
+def _ended_workers(workers: dict[int, str]) -> Iterator[tuple[str, int]]:
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            print(json.dumps([workers.pop(ended[0]), os.waitstatus_to_exitcode(ended[1])]), flush=True)
+            yield workers.pop(ended[0]), os.waitstatus_to_exitcode(ended[1])
 
 
-def _work(environment: dict[str, str]) -> None:
+def _work(environment: dict[str, str], *, not_its_own: Iterable[int]) -> None:
     """Is a worker, in a process just forked, until the runner ends it."""
     from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     _die_with_parent()
-    # Standard input and output of the parent are its talk with the job.
-    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), _STDIN)
+    for number in not_its_own:
+        os.close(number)
     os.environ.update(environment)
     # It prints the traceback of a failed step, which the job gets as well.
     sdk_worker.print = lambda *_, **__: None
@@ -78,6 +103,7 @@ def _work(environment: dict[str, str]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         # Not by way of the parent's loop, which the stack still holds.
         os._exit(status)
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -18,7 +19,8 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.transforms import environments
 
 from beam_jobs import forked_workers
-from hpa_proto.errors import ConfigError, DatasetError
+from hpa_proto import folder_lock
+from hpa_proto.errors import STATUS_OF_CTRL_C, ConfigError, DatasetError
 
 _ABORT_SECONDS = 3.0
 # The progress bar counts for at most one part in this many of the time.
@@ -74,7 +76,7 @@ def make_pipeline(beam_args: Sequence[str], *, num_workers: int) -> Pipeline:
 def plain_errors() -> Iterator[None]:
     """Raises an expected error of a step as itself: a runner makes a RuntimeError with pages of tracebacks of it.
 
-    Around the run of a pipeline. Only in its body does the death of a worker end the job.
+    Around the run of a pipeline. Only in its body does the death of a worker end the job, and Ctrl-C at once.
 
     Raises:
       OSError: a step could not read or write, for want of room, say.
@@ -82,7 +84,8 @@ def plain_errors() -> Iterator[None]:
     """
     _pipeline_runs.set()
     try:
-        yield
+        with _stopped_by_ctrl_c():
+            yield
     except (DatasetError, OSError, RuntimeError) as error:
         found = _STEP_ERROR.search(str(error)) or _STEP_ERROR.search(f"{type(error).__name__}: {error}")
         if found is None:
@@ -98,19 +101,41 @@ def plain_errors() -> Iterator[None]:
             _aborts.pop().cancel()
 
 
-def _abort_unless_ending(reason: str) -> None:
+@contextlib.contextmanager
+def _stopped_by_ctrl_c() -> Iterator[None]:
+    """Ends the job at Ctrl-C, and its workers with it: Beam makes an error of an interrupt, and pages of tracebacks."""
+    before = signal.getsignal(signal.SIGINT)
+    # A job in the background of a script is not to be stopped so; other threads are not asked.
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        forked_workers.kill_workers()
+        folder_lock.release_held()
+        os.write(sys.stderr.fileno(), b"\nstopped; run the same command to go on\n")
+        os._exit(STATUS_OF_CTRL_C)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _abort_unless_ending(who: str, status: int) -> None:
     """Ends the job with a word when a worker process is killed, by the system for want of memory, say."""
     if _pipeline_runs.is_set():
         # A pipeline that is ending anyway ends its workers, some of them roughly; the job has its own last word then.
-        _aborts.append(threading.Timer(_ABORT_SECONDS, _abort, [reason]))
+        _aborts.append(threading.Timer(_ABORT_SECONDS, _abort, [who, status]))
         _aborts[-1].daemon = True
         _aborts[-1].start()
 
 
-def _abort(reason: str) -> None:
+def _abort(who: str, status: int) -> None:
+    advice = " (killed, often for want of memory; try fewer --num_workers)" if status == -signal.SIGKILL else ""
     print(
-        f"\nerror: {reason} (-9: killed, often for want of memory; try fewer --num_workers); "
-        "run the same command to go on",
+        f"\nerror: {who} exited with status {status}{advice}; run the same command to go on",
         file=sys.stderr,
         flush=True,
     )

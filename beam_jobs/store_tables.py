@@ -179,7 +179,7 @@ def _are_of(values: list[Any], kind: str) -> bool:
 def fov_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Makes the FOV table, sorted by id, of rows (`dataclasses.asdict` of a FovRow)."""
     columns = [field.name for field in dataclasses.fields(FovRow) if field.name != "quality"]
-    fovs = pd.DataFrame(rows, columns=columns)
+    fovs = pd.DataFrame(rows, columns=columns).astype({name: FOV_COLUMNS[name] for name in columns})
     quality = pd.DataFrame([row["quality"] for row in rows], columns=list(fov_quality.QUALITY_TYPES))
     return fovs.join(quality.astype(fov_quality.QUALITY_TYPES)).sort_values("fov_id", ignore_index=True)
 

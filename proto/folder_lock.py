@@ -81,6 +81,10 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {self.since}: {self.command}"
 
 
+# Path of the lock -> what it says, of all that this process has.
+_held: dict[str, Holder] = {}
+
+
 @contextlib.contextmanager
 def hold(folder: str) -> Iterator[None]:
     """Keeps other jobs out of a folder while the block runs; makes the folder, and takes an empty one away again.
@@ -97,7 +101,7 @@ def hold(folder: str) -> Iterator[None]:
     """
     path = storage.join(folder, storage.LOCK_NAME)
     is_new = not storage.is_url(folder) and not os.path.exists(folder)
-    own = _acquire(path)
+    own = _held[path] = _acquire(path)
     released = threading.Event()
     beat = threading.Thread(target=_keep_alive, args=(path, own, released), daemon=True)
     beat.start()
@@ -106,12 +110,24 @@ def hold(folder: str) -> Iterator[None]:
     finally:
         released.set()
         beat.join()
-        # What the block raised counts more than a lock that cannot be removed: in a while it is nobody's.
+        _release(path)
         with contextlib.suppress(OSError):
-            if _is_held_by(path, own):
-                storage.remove(path)
             if is_new:
                 os.rmdir(folder)
+
+
+def release_held() -> None:
+    """Gives up all locks of this process, which must end at once."""
+    for path in list(_held):
+        _release(path)
+
+
+def _release(path: str) -> None:
+    own = _held.pop(path)
+    # What the block raised counts more than a lock that cannot be removed: in a while it is nobody's.
+    with contextlib.suppress(OSError):
+        if _is_held_by(path, own):
+            storage.remove(path)
 
 
 def _acquire(path: str) -> Holder:

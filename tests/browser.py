@@ -120,8 +120,12 @@ def visit(path: Path, tmp_path: Path, *, width: int = 1200) -> Iterator[Visit]:
         browser.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         address = path.absolute().as_uri()
         browser.call("Page.navigate", url=address)
-        browser.wait_for("Page.loadEventFired")
-        yield Visit(browser, address, downloads)
+        opened = Visit(browser, address, downloads)
+        # By the page itself: an event that something was loaded may be that of the blank page before it.
+        opened.run(
+            "new Promise(go => document.readyState === 'complete' ? go() : addEventListener('load', () => go()))"
+        )
+        yield opened
 
 
 @dataclasses.dataclass
@@ -265,10 +269,6 @@ class _Browser:
             if answer.get("id") == self._num_calls:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
-
-    def wait_for(self, event: str) -> None:
-        while not any(each["method"] == event for each in self.events):
-            self.read()
 
     def read(self) -> dict[str, Any]:
         while b"\0" not in self._waiting:

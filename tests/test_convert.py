@@ -169,6 +169,7 @@ def test_ctrl_c_stops_with_a_word_and_the_same_command_goes_on(num_workers, tmp_
     assert job.returncode == 130
     assert errors.splitlines()[-1] == "stopped; run the same command to go on"
     assert "Traceback" not in errors
+    assert not list((folder / "out").rglob(".lock"))
     assert run(folder).returncode == 0
 
 

@@ -52,6 +52,17 @@ def test_expected_error_of_a_step_comes_out_as_itself(error, num_workers):
     assert getattr(caught.value, "filename", None) == getattr(error, "filename", None)
 
 
+def test_what_steps_print_does_not_disturb_the_talk_with_their_workers():
+    for _ in range(2):
+        with runner.make_pipeline([], num_workers=2) as pipeline:
+            _ = (
+                pipeline
+                | beam.Create([1, 2, 3])
+                | beam.Reshuffle()
+                | beam.Map(lambda _: print('["worker_0", 3]', flush=True))
+            )
+
+
 def test_bug_in_a_step_is_no_expected_error():
     pipeline = runner.make_pipeline([], num_workers=1)
     with pytest.raises(Exception, match="division by zero") as caught, runner.plain_errors(), pipeline:
