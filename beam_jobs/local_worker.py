@@ -103,7 +103,8 @@ def _work(environment: dict[str, str], *, not_its_own: Iterable[int]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         # Not by way of the parent's loop, which the stack still holds.
         os._exit(status)
 
