@@ -111,6 +111,8 @@ def _stopped_by_ctrl_c() -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
+        # What Beam's threads make of their workers' end is of no interest now.
+        threading.excepthook = lambda _: None
         forked_workers.kill_workers()
         folder_lock.release_held()
         os.write(sys.stderr.fileno(), b"\nstopped; run the same command to go on\n")

@@ -171,8 +171,8 @@ def _without_times(row: dict[str, object]) -> dict[str, object]:
 
 def find_finished(folder):
     """Lists the files of the finished FOVs or shards of a stopped job: those with a note."""
-    noted = {path.name.removesuffix(".json").removesuffix(".tfrecord") for path in folder.rglob("*.json")}
-    return [path for path in folder.rglob("*.tfrecord") if path.stem in noted]
+    noted = {path.name.removesuffix(".json").removesuffix(".tfrecord") for path in folder.rglob("[!.]*.json")}
+    return [path for path in folder.rglob("[!.]*.tfrecord") if path.stem in noted]
 
 
 def identify(paths):
